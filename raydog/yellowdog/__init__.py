@@ -1,0 +1,1 @@
+"""Everything that RayDog asks of the YellowDog Platform. Knows nothing of Ray."""

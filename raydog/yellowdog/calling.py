@@ -1,0 +1,73 @@
+"""Whatever a call to the platform raises, as one of our errors that names the call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import requests
+from yellowdog_client.model.exceptions import (
+    BaseCustomException,
+    InternalServerException,
+    NotAuthorisedException,
+)
+
+from raydog.errors import CredentialsError, DuplicateError, NotFoundError, PlatformError, PlatformUnavailableError
+
+
+def is_duplicate(error: BaseException) -> bool:
+    """Whether the platform refused an add because the name is taken (contract, 3.8)."""
+    text = str(error).lower()
+    return "already exists" in text or "must be unique" in text
+
+
+def unless_gone(call: Callable[[], object]) -> None:
+    """Make a call that ends something; that it is over already, or unknown, is success."""
+    try:
+        call()
+    except requests.HTTPError as error:
+        gone = error.response is not None and error.response.status_code == 404
+        if not gone and "StatusException" not in str(error):
+            raise
+
+
+@contextmanager
+def calling(what: str) -> Iterator[None]:
+    """Turn whatever the SDK raises into one of our errors, naming the call."""
+    try:
+        yield
+    except requests.HTTPError as error:
+        raise _from_status(what, error) from error
+    except requests.RequestException as error:
+        raise PlatformUnavailableError(f"YellowDog did not answer ({what}): {_brief(error)}") from error
+    except NotAuthorisedException as error:
+        raise CredentialsError(f"YellowDog refused the application key ({what}): {error}") from error
+    except InternalServerException as error:
+        raise PlatformUnavailableError(f"YellowDog failed ({what}): {error}", 500) from error
+    except BaseCustomException as error:
+        if is_duplicate(error):
+            raise DuplicateError(f"YellowDog has one of that name already ({what}): {error}", 400) from error
+        raise PlatformError(f"YellowDog refused to {what}: {error}", 400) from error
+    except (TypeError, ValueError, AttributeError, KeyError) as error:
+        # what the SDK raises for an answer that is not what it documents
+        raise PlatformError(f"YellowDog's answer could not be read ({what}): {_brief(error)}") from error
+
+
+def _from_status(what: str, error: requests.HTTPError) -> Exception:
+    status = error.response.status_code if error.response is not None else None
+    if status == 401:
+        return CredentialsError(
+            f"YellowDog does not know this application key ({what}): check YD_API_KEY_ID, YD_API_KEY_SECRET and "
+            "that YD_API_URL is the platform they belong to"
+        )
+    if status == 403:
+        return PlatformError(f"the application key may not {what}: {_brief(error)}", status)
+    if status == 404:
+        return NotFoundError(f"YellowDog does not know it ({what})", status)
+    if status is not None and (status == 429 or status >= 500):
+        return PlatformUnavailableError(f"YellowDog answered {status} ({what})", status)
+    return PlatformError(f"YellowDog refused to {what}: {_brief(error)}", status)
+
+
+def _brief(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

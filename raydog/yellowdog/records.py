@@ -1,0 +1,149 @@
+"""The platform's things as RayDog sees them: small, frozen, free of SDK models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from types import MappingProxyType
+
+EMPTY: Mapping[str, str] = MappingProxyType({})
+
+
+class NodeState(Enum):
+    """What matters of a task's status: is the node still to come, here, or gone."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+_STATES = {
+    "PENDING": NodeState.PENDING,
+    "READY": NodeState.PENDING,
+    "ALLOCATED": NodeState.PENDING,
+    "DOWNLOADING": NodeState.PENDING,
+    "EXECUTING": NodeState.RUNNING,
+    "UPLOADING": NodeState.ENDED,  # its process has ended; the platform still tidies up
+}
+UNFINISHED_TASK_STATUSES = ("PENDING", "READY", "ALLOCATED", "DOWNLOADING", "EXECUTING", "UPLOADING")
+
+
+def state_of(task_status: str) -> NodeState:
+    """A platform task status as a node state. What is not known to be alive counts as ended."""
+    return _STATES.get(task_status, NodeState.ENDED)
+
+
+@dataclass(frozen=True)
+class NodeRecord:
+    """A node of a cluster: a task. ``name`` is the task's name and Ray's node id."""
+
+    name: str
+    task_id: str
+    group_id: str
+    status: str
+    """The platform's task status."""
+    platform_node_id: str | None = None
+    """The id of the YellowDog node that runs the task, once it is allocated."""
+    environment: Mapping[str, str] = field(default=EMPTY, repr=False)
+    abort_requested: bool = False
+    reason: str | None = None
+    """Why it ended, in the platform's words."""
+
+    @property
+    def state(self) -> NodeState:
+        return state_of(self.status)
+
+
+@dataclass(frozen=True)
+class NodeAddress:
+    """Where a node is reached. The public address is missing on private networks."""
+
+    private_ip: str
+    public_ip: str | None = None
+
+
+@dataclass(frozen=True)
+class GroupRecord:
+    """A task group of a cluster's work requirement."""
+
+    group_id: str
+    name: str
+    tag: str
+    status: str
+
+
+@dataclass(frozen=True)
+class ClusterRecord:
+    """A work requirement that is a RayDog cluster."""
+
+    requirement_id: str
+    name: str
+    """The work requirement's name, ``<cluster>-<id>``."""
+    cluster_id: str
+    namespace: str
+    status: str
+    created: datetime
+    groups: tuple[GroupRecord, ...] = ()
+
+    def group(self, name: str) -> GroupRecord | None:
+        return next((group for group in self.groups if group.name == name), None)
+
+
+@dataclass(frozen=True)
+class PoolRecord:
+    """A provisioned worker pool."""
+
+    pool_id: str
+    name: str
+    status: str
+    worker_tag: str
+    compute_requirement_id: str | None
+
+    @property
+    def live(self) -> bool:
+        """Whether it can still give nodes."""
+        return self.status not in ("SHUTDOWN", "TERMINATED")
+
+
+@dataclass(frozen=True)
+class PoolRequest:
+    """A worker pool to provision. Each of its nodes has one worker."""
+
+    name: str
+    template: str
+    worker_tag: str
+    initial_nodes: int
+    max_nodes: int
+    tag: str | None = None
+    images_id: str | None = None
+    user_data: str | None = None
+    instance_tags: Mapping[str, str] | None = None
+    metrics_enabled: bool | None = None
+    boot_timeout_seconds: float | None = None
+    idle_node_seconds: float = 0.0
+    idle_pool_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class GroupRequest:
+    """A task group to add to a work requirement; its tasks run on workers with ``worker_tag``."""
+
+    name: str
+    tag: str
+    worker_tag: str
+    task_timeout_seconds: float
+    finish_if_any_task_failed: bool = False
+    finish_if_all_tasks_finished: bool = False
+
+
+@dataclass(frozen=True)
+class NodeRequest:
+    """A node to start: a task that runs ``script`` with bash."""
+
+    name: str
+    script: str
+    environment: Mapping[str, str]
+    timeout_seconds: float
+    tag: str | None = None
