@@ -212,10 +212,10 @@ class Gateway:
         found = self._client.compute_client.get_instances(yd.InstanceSearch(computeRequirementId=compute_id)).list_all()
         return {i.id.instanceId: i.publicIpAddress for i in found if i.id and i.publicIpAddress}
 
-    def private_addresses(self, pool_id: str, registered_since: datetime | None = None) -> dict[str, str]:
-        """Private address by platform node id, for the nodes of a pool; registered since a time, if given."""
+    def private_addresses(self, worker_tag: str, registered_since: datetime | None = None) -> dict[str, str]:
+        """Private address by platform node id, of the nodes whose workers have ``worker_tag``."""
         search = yd.NodeSearch(
-            workerPoolId=pool_id,
+            workerTag=worker_tag,
             registeredTime=None if registered_since is None else yd.InstantRange(min=registered_since),
         )
         with calling("list nodes"):

@@ -97,6 +97,8 @@ def node_from(task: yd.Task) -> NodeRecord:
         status=task.status.name if task.status else "UNKNOWN",
         platform_node_id=machine,
         environment=environment,
+        started=task.startedTime,
+        finished=task.finishedTime,
         abort_requested=task.abortRequestedTime is not None,
         reason=_reason(task.errors or ()),
     )

@@ -47,6 +47,8 @@ class NodeRecord:
     platform_node_id: str | None = None
     """The id of the YellowDog node that runs the task, once it is allocated."""
     environment: Mapping[str, str] = field(default=EMPTY, repr=False)
+    started: datetime | None = None
+    finished: datetime | None = None
     abort_requested: bool = False
     reason: str | None = None
     """Why it ended, in the platform's words."""

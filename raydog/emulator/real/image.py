@@ -116,9 +116,7 @@ def find_program(name: str, cache_dir: Path | None = None) -> Path:
         path = tree / folder / name
         if path.exists():
             return path
-    raise ProvisioningError(
-        f"program {name!r} is neither on this machine nor in the image {tree}; install it", "Image"
-    )
+    raise ProvisioningError(f"program {name!r} is neither on this machine nor in the image {tree}; install it", "Image")
 
 
 def program_environment(cache_dir: Path | None = None) -> dict[str, str]:
@@ -210,7 +208,7 @@ def _remedy(cause: str, missing: list[str]) -> str:
 
 def _missing_tools(program: str) -> ProvisioningError:
     return ProvisioningError(
-        f"real instances need a Debian or Ubuntu machine: {program} is not here. Use `--instances simulated`, "
+        f"real instances need Debian or Ubuntu: {program} is not here. Use `--instances simulated`, "
         f"or run in a Debian container with the packages {' '.join(PACKAGES)}",
         "Image",
     )

@@ -1,0 +1,261 @@
+"""The provider on somebody's machine: ``ray up``, ``down``, ``exec``, ``get-head-ip`` and the like."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import click
+from ray.autoscaler.tags import STATUS_UP_TO_DATE, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
+
+from raydog.autoscaler.config import ClusterConfig, NodeType
+from raydog.autoscaler.environment import changed_parts
+from raydog.autoscaler.interrupts import InterruptGuard
+from raydog.autoscaler.side import Tags
+from raydog.errors import ConfigError, RayDogError, StateError, TeardownError
+from raydog.progress import Progress
+from raydog.yellowdog import cluster as clusters
+from raydog.yellowdog.cluster import ClusterName
+from raydog.yellowdog.credentials import Credentials, load_credentials
+from raydog.yellowdog.gateway import Gateway
+from raydog.yellowdog.records import ClusterRecord, NodeAddress, NodeRecord
+from raydog.yellowdog.view import ClusterView
+
+if TYPE_CHECKING:
+    from raydog.autoscaler.tags import TagStore
+    from raydog.ssh import SshSession, Tunnel
+
+_TEARDOWN_SECONDS = 120.0
+_LOGIN_SECONDS = 30.0
+_EMPTY: Mapping[str, NodeRecord] = {}
+_NO_TAGS: Mapping[str, Tags] = {}
+
+
+class ClientSide:
+    """Asks the platform at each look, and the head's tag server only where somebody writes tags."""
+
+    def __init__(self, config: ClusterConfig, head_digests: Mapping[str, str]) -> None:
+        self._config = config
+        self._digests = head_digests
+        self._name = ClusterName(config.namespace, config.cluster_name)
+        self._view: ClusterView | None = None
+        self._session: SshSession | None = None
+        self._tunnel: Tunnel | None = None
+        self._tags: TagStore | None = None
+        self._lock = threading.RLock()
+        self._made: str | None = None
+        self._guard = InterruptGuard(self._end_what_was_made)
+        if config.config_cache_path is not None:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(config.config_cache_path)  # noqa: PTH108
+
+    @cached_property
+    def _credentials(self) -> Credentials:
+        return load_credentials()
+
+    @cached_property
+    def _gateway(self) -> Gateway:
+        return Gateway(self._credentials)
+
+    # Reading
+
+    def refresh(self) -> None:
+        with self._lock:
+            if self._view is None:
+                cluster = self._find()
+                if cluster is None:
+                    return
+                self._view = ClusterView(self._gateway, cluster)
+            self._view.sweep()
+
+    def _find(self) -> ClusterRecord | None:
+        """The cluster of this name that lives, or is being made."""
+        for cluster in clusters.find_clusters(self._gateway, self._name):
+            head = clusters.find_head(self._gateway, cluster)
+            if head is not None and not clusters.is_lingering(self._gateway, cluster):
+                return cluster
+        return None
+
+    def nodes(self) -> Mapping[str, NodeRecord]:
+        return _EMPTY if self._view is None else self._view.nodes()
+
+    def stored_tags(self) -> Mapping[str, Tags]:
+        return _NO_TAGS if self._tags is None else self._tags.read()
+
+    def is_head(self, node: NodeRecord) -> bool:
+        group = self._view.cluster.group(clusters.HEAD_GROUP) if self._view else None
+        return group is not None and node.group_id == group.group_id
+
+    def address(self, name: str) -> NodeAddress | None:
+        with self._lock:
+            if self._view is None:
+                self.refresh()
+            if self._view is None:
+                return None
+            return self._view.full_address(name)
+
+    # Changing
+
+    def create_head(self, node_config: Mapping[str, Any], tags: Tags) -> None:
+        if not self._config.complete:
+            raise ConfigError("this configuration was not bootstrapped by ray up, so no head can be made from it")
+        from raydog.autoscaler.head import HeadLauncher  # noqa: PLC0415 - only ray up makes heads
+
+        node_type = NodeType.from_node_config(
+            tags[TAG_RAY_USER_NODE_TYPE], node_config, self._config.head_resources, self._config.head_labels
+        )
+        progress = Progress()
+        launcher = HeadLauncher(self._gateway, self._credentials, self._config, progress, self._note_made)
+        try:
+            head = launcher.launch(node_type, tags, self._digests)
+        except BaseException as error:
+            progress.close()
+            self._end_after(error)
+            raise
+        with self._lock:
+            self._session = head.session
+            self._view = ClusterView(self._gateway, head.cluster)
+            self._view.add([head.node])
+            self._view.know_address(head.node.name, head.address)
+
+    def _note_made(self, cluster_id: str) -> None:
+        self._made = cluster_id
+        self._guard.arm()
+
+    def _end_after(self, error: BaseException) -> None:
+        """A head that could not be made is ended before the error goes on to Ray."""
+        if self._made is None:
+            return
+        if isinstance(error, Exception):
+            self._guard.disarm()
+            try:
+                self._end_what_was_made()
+            except RayDogError as also:
+                click.echo(f"RayDog: {also}", err=True)
+        else:
+            self._guard.clean_up_now()
+
+    def _end_what_was_made(self) -> None:
+        pools = clusters.request_teardown(self._gateway, self._name, cluster_id=self._made)
+        clusters.await_teardown(self._gateway, self._name, pools, _TEARDOWN_SECONDS, cluster_id=self._made)
+
+    def create_workers(
+        self,
+        node_config: Mapping[str, Any],
+        tags: Tags,
+        count: int,
+        resources: Mapping[str, float],
+        labels: Mapping[str, str],
+    ) -> None:
+        raise StateError("workers are made by the autoscaler on the head, not from here")
+
+    def replace_head(self, head: NodeRecord) -> None:
+        """``ray up`` would end a live head, and with it the cluster, because its YAML changed; even with -y."""
+        changed = changed_parts(head, self._digests)
+        what = f" ({', '.join(changed)})" if changed else ""
+        raise ConfigError(
+            f"the head's node_config, auth or node type has changed{what}. That needs a new head, which would "
+            f"end cluster {self._config.cluster_name} and everything that runs on it, so ray up does not do it. "
+            "Undo the change, or run ray down and then ray up"
+        )
+
+    def terminate(self, names: Sequence[str]) -> None:
+        records = [node for node in map(self.nodes().get, names) if node is not None]
+        if any(self.is_head(node) for node in records):
+            self._close_session()
+            clusters.request_teardown(self._gateway, self._name, report=Progress().update)
+            return
+        with ThreadPoolExecutor(16, thread_name_prefix="raydog-terminate") as executor:
+            list(executor.map(lambda node: self._gateway.abort_node(node.task_id), records))
+
+    def clean_up(self) -> None:
+        """End what is left of the cluster and wait until it is gone; print what is not and exit with 1."""
+        progress = Progress()
+        try:
+            pools = clusters.request_teardown(self._gateway, self._name, report=progress.update)
+            going = clusters.await_teardown(self._gateway, self._name, pools, _TEARDOWN_SECONDS, report=progress.update)
+        except RayDogError as error:
+            progress.close()
+            error.show()
+            raise SystemExit(1) from error
+        progress.close()
+        for text in going:
+            click.echo(f"RayDog: still ending by itself: {text}", err=True)
+
+    # Setting up
+
+    def set_tags(self, name: str, tags: Tags) -> None:
+        if tags.get(TAG_RAY_NODE_STATUS) == STATUS_UP_TO_DATE:
+            self._guard.disarm()  # the cluster is usable; from here on it is the user's
+        self._tag_store().update(name, tags)
+
+    def complete_head(self) -> None:
+        """Bring a head that lives already what an interrupted ``ray up`` may not have brought."""
+        if self._session is not None:
+            return
+        from raydog.autoscaler.head import bring  # noqa: PLC0415 - only ray up brings things
+
+        bring(self._log_in(), self._config, self._credentials, self._config.head_build_timeout.total_seconds())
+
+    def _log_in(self) -> SshSession:
+        from raydog.autoscaler.head import session_host, ssh_target  # noqa: PLC0415 - reads need no SSH
+        from raydog.ssh import wait_for_login  # noqa: PLC0415
+
+        with self._lock:
+            if self._session is not None and self._session.is_alive:
+                return self._session
+            head = next((node for node in self.nodes().values() if self.is_head(node)), None)
+            address = None if head is None else self.address(head.name)
+            if address is None:
+                raise StateError(f"cluster {self._config.cluster_name} has no head that can be reached")
+            target = ssh_target(self._config, session_host(self._config, address))
+            self._session = wait_for_login(target, _LOGIN_SECONDS)
+            return self._session
+
+    def _tag_store(self) -> TagStore:
+        from raydog.autoscaler.tags import TagStore  # noqa: PLC0415 - reads need no Redis
+
+        with self._lock:
+            if self._tags is None:
+                if self._view is None:
+                    raise StateError(f"there is no cluster {self._config.cluster_name} to tag nodes of")
+                self._tags = TagStore(self._connect_tags, f"raydog:{self._view.cluster.name}")
+                atexit.register(self._close_session)
+            return self._tags
+
+    def _connect_tags(self) -> Any:
+        from raydog.autoscaler.scripts import REMOTE_DIR  # noqa: PLC0415
+        from raydog.autoscaler.tags import connect_redis  # noqa: PLC0415
+        from raydog.ssh import Tunnel  # noqa: PLC0415
+
+        with self._lock:
+            session = self._log_in()
+            if self._tunnel is not None:
+                self._tunnel.stop()
+            self._tunnel = Tunnel(session.target, "127.0.0.1", self._config.tag_server_port, session=session)
+            self._tunnel.start()
+            password = session.read_file(f"{REMOTE_DIR}/redis.password")
+            return connect_redis("127.0.0.1", self._tunnel.local_port, password.decode() if password else None)
+
+    def _close_session(self) -> None:
+        """Write what has not been written yet, and hang up."""
+        with self._lock:
+            if self._tags is not None:
+                try:
+                    self._tags.flush(timeout=5.0)
+                except TeardownError as error:
+                    click.echo(f"RayDog: {error}", err=True)
+                self._tags.close()
+                self._tags = None
+            if self._tunnel is not None:
+                self._tunnel.stop()
+                self._tunnel = None
+            if self._session is not None:
+                self._session.close()
+                self._session = None

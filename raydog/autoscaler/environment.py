@@ -1,0 +1,122 @@
+"""The environment of a node's task: what the node needs to know, and nothing secret (the platform shows it)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from raydog.autoscaler.config import ClusterConfig
+from raydog.errors import StateError
+from raydog.yellowdog.records import ClusterRecord, NodeRecord
+
+ROLE = "RAYDOG_ROLE"
+REQUIREMENT_ID = "RAYDOG_REQUIREMENT_ID"
+CLUSTER_ID = "RAYDOG_CLUSTER_ID"
+LAUNCH_TAGS = "RAYDOG_LAUNCH_TAGS"
+HEAD_DIGESTS = "RAYDOG_HEAD_DIGESTS"
+NODE_ID = "RAY_CLOUD_INSTANCE_ID"
+
+_LAUNCHES_AT_ONCE = 1000  # Ray's default is 10 a tick; the platform takes a thousand tasks in one call
+
+
+def head_environment(
+    config: ClusterConfig,
+    cluster: ClusterRecord,
+    node_id: str,
+    node_type: str,
+    tags: Mapping[str, str],
+    digests: Mapping[str, str],
+) -> dict[str, str]:
+    """The head's. Ray's autoscaler runs there and inherits it."""
+    environment = {
+        **_common(cluster, node_id, node_type, tags, config.head_resources, config.head_labels),
+        HEAD_DIGESTS: json.dumps(digests, sort_keys=True),
+        "RAYDOG_TAG_PORT": str(config.tag_server_port),
+        "RAYDOG_BUILD_TIMEOUT": str(int(config.head_build_timeout.total_seconds())),
+        "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": str(_LAUNCHES_AT_ONCE),
+        "AUTOSCALER_MAX_LAUNCH_BATCH": str(_LAUNCHES_AT_ONCE),
+        "RAY_enable_autoscaler_v2": "1" if config.autoscaler_v2 else "0",
+    }
+    if config.node_launch_timeout is not None:
+        # v2 falls back to another node type only when an allocation has timed out (design, point 15)
+        seconds = str(int(config.node_launch_timeout.total_seconds()))
+        environment["RAY_AUTOSCALER_RECONCILE_ALLOCATE_STATUS_TIMEOUT_S"] = seconds
+    return environment
+
+
+def worker_environment(
+    config: ClusterConfig,
+    cluster: ClusterRecord,
+    node_id: str,
+    node_type: str,
+    tags: Mapping[str, str],
+    *,
+    head_ip: str,
+    resources: Mapping[str, float],
+    labels: Mapping[str, str],
+) -> dict[str, str]:
+    """A worker's."""
+    environment = {
+        **_common(cluster, node_id, node_type, tags, resources, labels),
+        "RAY_HEAD_IP": head_ip,
+        "RAY_HEAD_NODE_PRIVATE_IP": head_ip,
+    }
+    if config.node_updaters:
+        environment["RAYDOG_AWAIT_GO"] = "1"
+    return environment
+
+
+def _common(
+    cluster: ClusterRecord,
+    node_id: str,
+    node_type: str,
+    tags: Mapping[str, str],
+    resources: Mapping[str, float],
+    labels: Mapping[str, str],
+) -> dict[str, str]:
+    environment = {
+        REQUIREMENT_ID: cluster.requirement_id,
+        CLUSTER_ID: cluster.cluster_id,
+        LAUNCH_TAGS: json.dumps(tags, sort_keys=True),
+        NODE_ID: node_id,
+        "RAY_NODE_TYPE_NAME": node_type,
+    }
+    # These win over what ray start detects and over --num-cpus (ray/_private/resource_and_label_spec.py).
+    if resources:
+        environment["RAY_OVERRIDE_RESOURCES"] = json.dumps(resources, sort_keys=True)
+    if labels:
+        environment["RAY_OVERRIDE_LABELS"] = json.dumps(labels, sort_keys=True)
+    return environment
+
+
+def launch_tags(node: NodeRecord) -> dict[str, str]:
+    """The Ray tags that a node was launched with; empty for one that RayDog did not launch."""
+    text = node.environment.get(LAUNCH_TAGS)
+    if not text:
+        return {}
+    try:
+        tags = json.loads(text)
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in tags.items()} if isinstance(tags, dict) else {}
+
+
+def digests(node_config: Mapping[str, Any], auth: Mapping[str, Any]) -> dict[str, str]:
+    """A short digest of each part of what Ray compares to decide that a head is out of date."""
+    parts = {f"node_config.{key}": value for key, value in node_config.items()}
+    parts.update({f"auth.{key}": value for key, value in auth.items()})
+    return {
+        key: hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:12]
+        for key, value in parts.items()
+    }
+
+
+def changed_parts(head: NodeRecord, wanted: Mapping[str, str]) -> list[str]:
+    """Which parts of a live head's configuration differ from what is wanted now."""
+    try:
+        had = json.loads(head.environment.get(HEAD_DIGESTS, "{}"))
+    except ValueError as error:
+        raise StateError(f"the head {head.name} carries no readable record of its configuration") from error
+    return sorted(key for key in {*had, *wanted} if had.get(key) != wanted.get(key))

@@ -1,0 +1,3 @@
+
+. "$RAYDOG_DIR/profile"
+watch_head & watcher=$!

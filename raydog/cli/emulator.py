@@ -1,0 +1,122 @@
+"""``raydog emulator``: arguments and printing; the work is done by `raydog.emulator.daemon`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+from raydog.emulator import daemon
+from raydog.emulator.record import StateDir, default_state_dir
+
+_state_dir = click.option(
+    "--state-dir",
+    "state",
+    type=click.Path(file_okay=False, path_type=Path),
+    callback=lambda _context, _parameter, value: StateDir(value.absolute() if value else default_state_dir()),
+    help="Its folder (default: $RAYDOG_EMULATOR_DIR, or raydog/emulator in the user's state folder).",
+)
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def _progress(message: str) -> None:
+    """Progress is for people: standard output belongs to `eval`, and a log file wants none."""
+    if sys.stderr.isatty():
+        click.echo(message, err=True)
+
+
+@click.group()
+def emulator() -> None:
+    """A YellowDog on this machine: the platform's API, and nodes to run on."""
+
+
+@emulator.command()
+@_state_dir
+@click.option("--instances", type=click.Choice(daemon.INSTANCES), default="real", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: a free one.")
+@click.option("--templates", type=click.Path(dir_okay=False, path_type=Path), help="YAML list of templates.")
+@click.option("--internet", is_flag=True, help="Let real instances reach the internet.")
+@click.option("--foreground", is_flag=True, help="Stay until Ctrl+C.")
+@_json
+def start(
+    state: StateDir,
+    instances: str,
+    port: int,
+    templates: Path | None,
+    internet: bool,
+    foreground: bool,
+    as_json: bool,
+) -> None:
+    """Start it, if it does not run yet, and print its settings: eval "$(raydog emulator start)"."""
+    settings = daemon.Settings(instances, port, templates, internet)
+    if foreground:
+        daemon.run_in_foreground(state, settings, _progress, click.echo)
+        return
+    found = daemon.start(state, settings, _progress)
+    if as_json:
+        details = {"url": found.url, "pid": found.record.pid, "stateDir": str(state.path)}
+        click.echo(json.dumps({**details, "instanceKind": found.record.instances, "environment": found.environment}))
+    else:
+        click.echo(found.exports())
+
+
+@emulator.command()
+@_state_dir
+@_json
+def stop(state: StateDir, as_json: bool) -> None:
+    """End it and all that it runs."""
+    ended = daemon.stop(state)
+    if as_json:
+        click.echo(json.dumps({"ended": ended}))
+        return
+    for one in ended:
+        click.echo(f"ended: {one}")
+    if not ended:
+        click.echo("no emulator runs")
+
+
+@emulator.command()
+@_state_dir
+@_json
+def status(state: StateDir, as_json: bool) -> None:
+    """Say whether it runs and what it runs."""
+    found = daemon.status(state)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    if not found["running"]:
+        crashed = "; the last one crashed: raydog emulator clean" if found["crashed"] else ""
+        click.echo(f"no emulator runs in {found['stateDir']}{crashed}")
+        return
+    click.echo(f"{found['url']}  process {found['pid']}  {found['instanceKind']} instances")
+    click.echo(
+        f"{found['liveInstances']} instances, {found['unfinishedPools']} worker pools, "
+        f"{found['unfinishedWorkRequirements']} work requirements, {found['unfinishedTasks']} tasks"
+    )
+    for one in found["instances"]:
+        address = one["privateIpAddress"] or "-"
+        click.echo(f"  {one['hostname']:<16}{address:<16}{one['status']:<12}{one['workerPool'] or '-'}")
+
+
+@emulator.command()
+@_state_dir
+@click.option("-f", "--follow", is_flag=True, help="Go on as more comes.")
+@click.option("--task", help="The output of the task with this id, while its node is there.")
+def logs(state: StateDir, follow: bool, task: str | None) -> None:
+    """Print its log, or what a task printed."""
+    pieces = daemon.follow_task(state, task, follow) if task else daemon.follow_log(state, follow)
+    for piece in pieces:
+        click.echo(piece, nl=False)
+
+
+@emulator.command()
+@_state_dir
+def clean(state: StateDir) -> None:
+    """Remove what an emulator that crashed has left."""
+    removed = daemon.clean(state)
+    for one in removed:
+        click.echo(f"removed: {one}")
+    if not removed:
+        click.echo("nothing was left")

@@ -1,0 +1,303 @@
+"""Real instances for the emulated platform: processes in Linux namespaces with sshd and an agent."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from raydog.emulator.driver import DriverEvents, InstanceSpec, TaskSpec
+from raydog.errors import ProvisioningError, StateError
+
+from . import host, image
+from .guest.channel import Channel, Message
+from .instance import CONSOLE, RealInstance
+from .leftovers import Record, clean
+
+_SETUP_SECONDS = 60.0
+_END_SECONDS = 30.0
+_GUEST = Path(__file__).parent
+
+
+class RealDriver:
+    """An `InstanceDriver` whose instances are this machine's own system in namespaces (design, section 4).
+
+    ``state_dir`` is a folder of the emulator's own; outputs of programs on instances lie below it, in
+    ``instances/``, for this user only. Needs Linux and root. ``gateway_ip`` is this machine's address on the
+    instances' network, known after `start`.
+    """
+
+    def __init__(self, state_dir: Path, *, internet: bool = False) -> None:
+        self.gateway_ip = ""
+        self._state_dir = state_dir
+        self._internet = internet
+        self._events: DriverEvents | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._instances: dict[str, RealInstance] = {}
+        self._ended: dict[str, RealInstance] = {}
+        self._keeper: subprocess.Popen[bytes] | None = None
+        self._channel: Channel | None = None
+        self._setup: asyncio.Future[None] | None = None
+        self._subnet: ipaddress.IPv4Network | None = None
+        self._hold: socket.socket | None = None
+        self._next_address = 0
+        self._record = Record(state_dir)
+        self._gone: asyncio.Future[None] | None = None
+
+    @classmethod
+    def clean(cls, state_dir: Path) -> list[str]:
+        """Remove what an emulator with this state folder left behind; what was removed, one line each."""
+        return clean(state_dir)
+
+    async def start(self, events: DriverEvents) -> None:
+        """Fetch the image if it is not there, make the network. ProvisioningError says what is missing."""
+        host.check_machine()
+        if self._internet:
+            raise ProvisioningError(
+                "real instances have no way out to the internet yet (--internet): "
+                "give them what they need through user data or /usr of this machine",
+                "Internet",
+            )
+        self._events = events
+        self._loop = asyncio.get_running_loop()
+        tree = await asyncio.to_thread(image.ensure_packages)
+        python = await asyncio.to_thread(host.python_description)
+        self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._record.take()
+        self._subnet, self._hold = host.take_subnet(self._state_dir)
+        self.gateway_ip = str(self._subnet.network_address + 1)
+        self._next_address = int(self._subnet.network_address) + 10
+        try:
+            self._start_keeper()
+            self._setup = self._loop.create_future()
+            self._gone = self._loop.create_future()
+            workplace = self._state_dir.resolve() / "namespaces"
+            workplace.mkdir(mode=0o700, exist_ok=True)
+            self._tell(
+                {
+                    "command": "setup",
+                    "workplace": str(workplace),
+                    "interface": host.interface_name(self._state_dir),
+                    "gateway": self.gateway_ip,
+                    "prefix": host.PREFIX,
+                    "tree": str(tree),
+                    "visible": host.visible_folders(python),
+                    "hidden": [str(self._state_dir.resolve()), str(image.cache_folder().resolve())],
+                    "account": host.account(),
+                    "python": python,
+                    "keygen": str(image.find_program("ssh-keygen")),
+                    "libraries": os.pathsep.join(map(str, image.library_folders(tree))),
+                }
+            )
+            await asyncio.wait_for(asyncio.shield(self._setup), _SETUP_SECONDS)
+        except BaseException:
+            await self.close()
+            raise
+
+    def boot(self, spec: InstanceSpec) -> None:
+        """See `InstanceDriver.boot`."""
+        loop, events = self._running()
+        folder = self._state_dir / "instances" / spec.instance_id.replace(":", "_")
+        instance = RealInstance(spec, self._address(), folder, events, loop)
+        self._instances[spec.instance_id] = instance
+        instance.starting = loop.call_later(spec.boot_seconds, self._boot, instance)
+
+    def run_task(self, instance_id: str, task: TaskSpec) -> None:
+        """See `InstanceDriver.run_task`."""
+        _loop, events = self._running()
+        instance = self._instances.get(instance_id)
+        if task.task_type != "bash":
+            error = f"this node runs tasks of type 'bash', not {task.task_type!r}"
+            events.task_finished(task.task_id, None, error)
+        elif instance is not None:
+            instance.run_task(task)
+
+    def abort_task(self, instance_id: str, task_id: str, grace_seconds: float) -> None:
+        """See `InstanceDriver.abort_task`."""
+        instance = self._instances.get(instance_id)
+        if instance is not None:
+            instance.abort_task(task_id, grace_seconds)
+
+    def terminate(self, instance_id: str) -> None:
+        """See `InstanceDriver.terminate`."""
+        loop, _events = self._running()
+        instance = self._instances.get(instance_id)
+        if instance is None or instance.terminating:
+            return
+        instance.terminating = True
+        if instance.starting is not None:
+            instance.starting.cancel()
+            loop.call_soon(self._instance_ended, instance_id, 0)
+        else:
+            self._tell({"command": "kill", "id": instance_id})
+
+    def task_output(self, instance_id: str, task_id: str) -> str | None:
+        """See `InstanceDriver.task_output`."""
+        instance = self._instances.get(instance_id) or self._ended.get(instance_id)
+        return instance.outputs.read(task_id) if instance is not None else None
+
+    def console_output(self, instance_id: str) -> str | None:
+        """What the instance's user data printed (the last 1 MiB), or None if there was none."""
+        return self.task_output(instance_id, CONSOLE)
+
+    def boot_phases(self, instance_id: str) -> dict[str, float]:
+        """Seconds of each phase of an instance's boot, as its PID 1 measured them."""
+        instance = self._instances.get(instance_id)
+        return dict(instance.phases) if instance is not None else {}
+
+    async def close(self) -> None:
+        """See `InstanceDriver.close`. Outputs of programs go too: they are the emulator's, not the user's."""
+        for instance in self._instances.values():
+            instance.terminating = True
+            if instance.starting is not None:
+                instance.starting.cancel()
+            instance.disconnect()
+        self._instances.clear()
+        self._ended.clear()
+        if self._keeper is not None:
+            self._hang_up()
+            await asyncio.to_thread(_end, self._keeper)
+            self._keeper = None
+        if self._hold is not None:
+            self._hold.close()
+            self._hold = None
+        await asyncio.to_thread(self._record.release)
+
+    def _running(self) -> tuple[asyncio.AbstractEventLoop, DriverEvents]:
+        if self._loop is None or self._events is None:
+            raise StateError("the driver has not been started")
+        return self._loop, self._events
+
+    def _address(self) -> str:
+        """The next address of the subnet; one is used again only when all others have been."""
+        if self._subnet is None:
+            raise StateError("the driver has not been started")
+        first, last = int(self._subnet.network_address) + 10, int(self._subnet.broadcast_address) - 1
+        used = {instance.address for instance in self._instances.values()}
+        for _ in range(last - first + 1):
+            candidate = str(ipaddress.IPv4Address(self._next_address))
+            self._next_address = first if self._next_address >= last else self._next_address + 1
+            if candidate not in used:
+                return candidate
+        raise ProvisioningError(f"all addresses of {self._subnet} are taken by instances", "Network")
+
+    def _boot(self, instance: RealInstance) -> None:
+        instance.starting = None
+        end = instance.connect()
+        with end:
+            boot: Message = {
+                "command": "boot",
+                "id": instance.spec.instance_id,
+                "hostname": instance.spec.hostname,
+                "address": instance.address,
+            }
+            self._tell(boot, (end.fileno(),))
+
+    def _start_keeper(self) -> None:
+        loop, _events = self._running()
+        ours, theirs = socket.socketpair()
+        # The bare interpreter without this process's environment: PID 1 of an instance is a fork of it, and
+        # an instance's root can read both.
+        code = f"import sys; sys.path.insert(0, {str(_GUEST)!r}); from guest.keeper import main; main(int(sys.argv[1]))"
+        with theirs:
+            self._keeper = subprocess.Popen(
+                [sys._base_executable, "-I", "-S", "-B", "-c", code, str(theirs.fileno())],  # type: ignore[attr-defined]
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=self._record.keeper_log(),
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        self._record.write(self._keeper.pid, host.interface_name(self._state_dir))
+        ours.setblocking(False)
+        self._channel = Channel(ours)
+        loop.add_reader(ours.fileno(), self._readable)
+
+    def _tell(self, message: Message, files: tuple[int, ...] = ()) -> None:
+        if self._channel is None:
+            return  # the keeper has died, and its instances have been reported lost
+        loop, _events = self._running()
+        with contextlib.suppress(OSError):  # likewise; the reader sees the end
+            self._channel.send(message, files)
+        loop.add_writer(self._channel.fileno(), self._writable)
+
+    def _writable(self) -> None:
+        if self._channel is None:
+            return
+        loop, _events = self._running()
+        try:
+            done = self._channel.flush()
+        except OSError:
+            done = True
+        if done:
+            loop.remove_writer(self._channel.fileno())
+
+    def _readable(self) -> None:
+        if self._channel is None:
+            return
+        try:
+            messages = self._channel.receive()
+        except EOFError:
+            self._keeper_died()
+            return
+        for message, _files in messages:
+            if message["event"] == "exited":
+                self._instance_ended(message["id"], message["status"])
+            elif self._setup is not None and not self._setup.done():
+                if message["event"] == "ready":
+                    self._setup.set_result(None)
+                else:
+                    cause = f"real instances cannot be prepared: {message['error']}"
+                    self._setup.set_exception(ProvisioningError(cause, "Instances"))
+
+    def _instance_ended(self, instance_id: str, status: int) -> None:
+        _loop, events = self._running()
+        instance = self._instances.pop(instance_id, None)
+        if instance is None:
+            return
+        instance.drain()
+        instance.disconnect()
+        self._ended[instance_id] = instance
+        if instance.terminating:
+            events.instance_terminated(instance_id)
+        else:
+            reason = instance.failure or f"its first process ended ({_describe(status)})"
+            events.instance_lost(instance_id, reason)
+
+    def _keeper_died(self) -> None:
+        self._hang_up()
+        cause = "the process that holds the instances died"
+        if self._setup is not None and not self._setup.done():
+            said = self._record.keeper_said()
+            self._setup.set_exception(ProvisioningError(f"{cause}: {said}", "Instances"))
+        for instance_id, instance in list(self._instances.items()):
+            if instance.starting is None:
+                instance.failure = cause
+                self._instance_ended(instance_id, 0)
+
+    def _hang_up(self) -> None:
+        if self._channel is not None and self._loop is not None:
+            self._loop.remove_reader(self._channel.fileno())
+            self._loop.remove_writer(self._channel.fileno())
+            self._channel.close()
+            self._channel = None
+
+
+def _describe(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    return f"exit code {code}" if code >= 0 else f"signal {-code}"
+
+
+def _end(keeper: subprocess.Popen[bytes]) -> None:
+    """Wait until the keeper, whose socket is closed, has ended all instances and itself."""
+    try:
+        keeper.wait(_END_SECONDS)
+    except subprocess.TimeoutExpired:
+        keeper.kill()
+        keeper.wait()

@@ -1,0 +1,63 @@
+"""What programs on an instance print: followed through an open file, kept in bounds on the host."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+LIMIT = 1 << 20
+"""Bytes of a program's output that are kept: the last ones."""
+
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
+
+
+def tail(descriptor: int, limit: int = LIMIT) -> bytes:
+    """The last ``limit`` bytes of an open file, however its name or folder fared meanwhile."""
+    size = os.fstat(descriptor).st_size
+    return os.pread(descriptor, limit, max(0, size - limit))
+
+
+class Outputs:
+    """The outputs of one instance: open files of those that still run, copies of the others in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._open: dict[str, int] = {}
+
+    def follow(self, name: str, descriptor: int) -> None:
+        """Take over the open file into which the program ``name`` prints."""
+        self.finish(name)
+        self._open[name] = descriptor
+
+    def finish(self, name: str) -> None:
+        """The program has ended: keep a copy, readable for this user only, and let go of the file."""
+        descriptor = self._open.pop(name, None)
+        if descriptor is None:
+            return
+        try:
+            content = tail(descriptor)
+        finally:
+            os.close(descriptor)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        copy = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        with os.fdopen(copy, "wb") as file:
+            file.write(content)
+
+    def finish_all(self) -> None:
+        """The instance has ended."""
+        for name in list(self._open):
+            self.finish(name)
+
+    def read(self, name: str) -> str | None:
+        """The last `LIMIT` bytes of what ``name`` printed so far; None if it is not known."""
+        descriptor = self._open.get(name)
+        if descriptor is not None:
+            return tail(descriptor).decode(errors="replace")
+        try:
+            return self._path(name).read_text(errors="replace")
+        except FileNotFoundError:
+            return None
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{_UNSAFE.sub('_', name)}.log"

@@ -1,0 +1,146 @@
+"""The web application: checks the key, finds the call, lets requested faults happen, answers in JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import json
+import logging
+from collections import deque
+from typing import Any
+
+from aiohttp import web
+
+from raydog.emulator.faults import Fault
+from raydog.emulator.platform import Platform
+from raydog.emulator.problems import Problem, invalid, not_implemented
+from raydog.emulator.requests import as_object
+from raydog.emulator.rest import fleet, operator, other, work
+from raydog.emulator.rest.call import Call, PlainText
+from raydog.emulator.rest.routes import Route, Router
+
+LARGEST_BODY = 64 * 1024 * 1024
+"""Bytes of a request, decompressed. A thousand tasks with scripts of 50 KB fit."""
+REMEMBERED_CALLS = 100_000
+
+log = logging.getLogger(__name__)
+
+
+class Api:
+    """The REST API of one platform under one key."""
+
+    def __init__(self, platform: Platform, key_id: str, key_secret: str) -> None:
+        self.platform = platform
+        self.calls: deque[dict[str, Any]] = deque(maxlen=REMEMBERED_CALLS)
+        self._authorization = f"yd-key {key_id}:{key_secret}".encode()
+        own = (
+            Route("POST", "/emulator/faults", "emulator_add_fault", self._add_fault),
+            Route("GET", "/emulator/calls", "emulator_calls", lambda _call: list(self.calls)),
+        )
+        self._router = Router((*work.ROUTES, *fleet.ROUTES, *other.ROUTES, *operator.ROUTES, *own))
+        self.operations = frozenset(
+            operation for operation in self._router.operations if not operation.startswith("emulator_")
+        )
+
+    def application(self) -> web.Application:
+        app = web.Application(client_max_size=LARGEST_BODY)
+        app.router.add_route("*", "/{path:.*}", self.handle)
+        return app
+
+    def _add_fault(self, call: Call) -> Any:
+        self.platform.faults.add(as_object(call.body, "the fault"), self.operations)
+        return {}
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(sent, self._authorization):
+            return _problem(401, "Unauthorized", "the API key is missing or not this emulator's", request.path)
+        try:
+            body = await request.read()
+        except web.HTTPRequestEntityTooLarge:
+            return _problem(413, "Content Too Large", f"a body has at most {LARGEST_BODY} bytes", request.path)
+        found = self._router.find(request.method, request.path)
+        if found is None:
+            return _problem(404, "Not Found", f"there is no call {request.method} {request.path}", request.path)
+        route, values = found
+        if route.operation.startswith("emulator_"):
+            return self._answer(route, values, request, body)
+        fault = self.platform.faults.take(route.operation)
+        return await self._answer_recorded(route, values, request, body, fault)
+
+    async def _answer_recorded(
+        self, route: Route, values: dict[str, str], request: web.Request, body: bytes, fault: Fault | None
+    ) -> web.StreamResponse:
+        """Answer a call of the platform, with its fault if it has one, and remember it."""
+        record = {
+            "time": self.platform.clock.now(),
+            "operation": route.operation,
+            "method": request.method,
+            "path": request.path,
+            "query": request.query_string,
+            "bodyBytes": len(body),
+            "fault": fault.action if fault else None,
+            "status": None,
+        }
+        self.calls.append(record)
+        if fault is not None and fault.action == "drop_before":
+            return _dropped(request)
+        if fault is not None and fault.action == "status":
+            refused = Problem(fault.status, fault.error_type, fault.message)
+            response = _json(refused.status, refused.body())
+            if fault.retry_after is not None:
+                response.headers["Retry-After"] = str(fault.retry_after)
+        else:
+            response = self._answer(route, values, request, body)
+        if fault is not None and fault.action == "drop_after":
+            return _dropped(request)
+        if fault is not None and fault.action == "delay":
+            await asyncio.sleep(fault.seconds)
+        record["status"] = response.status
+        return response
+
+    def _answer(self, route: Route, values: dict[str, str], request: web.Request, body: bytes) -> web.StreamResponse:
+        try:
+            if route.handler is None:
+                raise not_implemented(route.operation, request.method, request.path)
+            call = Call(self.platform, values, request.query, _parse(body))
+            # Encoded before the scheduler runs: as on the platform, an answer shows the moment of the call.
+            answer = route.handler(call)
+        except Problem as problem:
+            return _json(problem.status, problem.body())
+        except Exception:
+            log.exception("%s %s failed", request.method, request.path)
+            failed = Problem(500, "InternalServerException", f"the emulator failed in {route.operation}; see its log")
+            return _json(failed.status, failed.body())
+        finally:
+            self.platform.settle()
+        if isinstance(answer, PlainText):
+            return web.Response(text=answer.text)
+        return _json(200, answer)
+
+
+def _parse(body: bytes) -> object:
+    if not body:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise invalid("the body is not JSON") from None
+
+
+def _json(status: int, body: object) -> web.Response:
+    text = json.dumps(body, separators=(",", ":"))
+    return web.Response(status=status, text=text, content_type="application/json")
+
+
+def _problem(status: int, title: str, detail: str, instance: str) -> web.Response:
+    """A framework error: RFC 7807, as the platform answers before it looks at a call."""
+    body = {"type": "about:blank", "title": title, "status": status, "detail": detail, "instance": instance}
+    return web.Response(status=status, text=json.dumps(body), content_type="application/problem+json", reason=title)
+
+
+def _dropped(request: web.Request) -> web.Response:
+    """Cut the connection: the client sees a reset, and cannot know whether the call was applied."""
+    if request.transport is not None:
+        request.transport.abort()
+    return web.Response(status=500)

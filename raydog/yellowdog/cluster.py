@@ -1,0 +1,213 @@
+"""Making, finding and ending the work requirement, pools and tasks that are one cluster.
+
+A cluster's things carry its exact name and an id of its own (`naming`), and its groups and pools carry a tag made of
+that id. Both must fit before anything is touched: a prefix is never enough, and neither is a name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from raydog.errors import PlatformError, TeardownError
+from raydog.waiting import Clock, Pending, Ready, WaitTimeout, wait_until
+from raydog.yellowdog import naming, ownership
+from raydog.yellowdog.gateway import Gateway
+from raydog.yellowdog.records import (
+    UNFINISHED_TASK_STATUSES,
+    ClusterRecord,
+    GroupRequest,
+    NodeRecord,
+    PoolRecord,
+)
+
+HEAD_GROUP = "head-node"
+HEADLESS_GRACE_SECONDS = 30.0
+"""How long a work requirement without a head task may be one that somebody is just starting."""
+
+_LIVE = ("RUNNING", "HELD", "FINISHING")
+_UNFINISHED = (*_LIVE, "CANCELLING")
+_PARALLEL_CALLS = 16
+
+
+@dataclass(frozen=True)
+class ClusterName:
+    """The user's name for a cluster, and the platform namespace it lives in."""
+
+    namespace: str
+    cluster: str
+
+
+def add_cluster(
+    gateway: Gateway, name: ClusterName, tag: str | None, head_type: str, lifetime: timedelta
+) -> ClusterRecord:
+    """Add the work requirement of a new cluster, with the head's task group. Workers' groups come when needed."""
+    cluster_id = naming.new_cluster_id()
+    head_tag = naming.worker_tag(cluster_id, head_type)
+    group = GroupRequest(
+        name=HEAD_GROUP,
+        tag=head_tag,
+        worker_tag=head_tag,
+        task_timeout_seconds=lifetime.total_seconds(),
+        finish_if_any_task_failed=True,
+        finish_if_all_tasks_finished=True,
+    )
+    requirement = naming.requirement_name(name.cluster, cluster_id)
+    return gateway.add_cluster(name.namespace, requirement, cluster_id, tag, [group])
+
+
+def worker_group(cluster_id: str, node_type: str, timeout_seconds: float) -> GroupRequest:
+    """The task group of a type of worker. It outlives its tasks: a cluster that shrank to nothing can grow again."""
+    return GroupRequest(
+        name=ownership.group_name(node_type),
+        tag=naming.worker_tag(cluster_id, node_type),
+        worker_tag=naming.worker_tag(cluster_id, node_type),
+        task_timeout_seconds=timeout_seconds,
+    )
+
+
+def find_clusters(gateway: Gateway, name: ClusterName, statuses: Sequence[str] = _LIVE) -> list[ClusterRecord]:
+    """The clusters of exactly this name, the oldest first. More than one only while two are being made at once."""
+    part = ownership.requirement_prefix(name.cluster)
+    found = []
+    for requirement_id, requirement_name in gateway.find_requirements(name.namespace, part, statuses):
+        cluster_id = ownership.cluster_id_of(requirement_name, name.cluster)
+        if cluster_id is None:
+            continue
+        cluster = gateway.get_cluster(requirement_id, cluster_id)
+        head = cluster.group(HEAD_GROUP)
+        if head is not None and ownership.tag_belongs(head.tag, cluster_id):
+            found.append(cluster)
+    return sorted(found, key=lambda cluster: (cluster.created, cluster.name))
+
+
+def find_head(gateway: Gateway, cluster: ClusterRecord) -> NodeRecord | None:
+    """The cluster's head, alive or not; None if nobody has submitted it."""
+    group = cluster.group(HEAD_GROUP)
+    if group is None:
+        return None
+    heads = gateway.list_nodes(cluster.requirement_id, group_id=group.group_id)
+    return heads[-1] if heads else None
+
+
+def unfinished_nodes(gateway: Gateway, cluster: ClusterRecord) -> list[NodeRecord]:
+    """The cluster's nodes that have not ended."""
+    return gateway.list_nodes(cluster.requirement_id, statuses=UNFINISHED_TASK_STATUSES)
+
+
+def find_pools(gateway: Gateway, name: ClusterName, cluster_id: str | None = None) -> Iterator[PoolRecord]:
+    """The pools of the clusters of exactly this name (or of one of them) whose compute may still be alive."""
+    part = naming.requirement_name(name.cluster, cluster_id or "")
+    for pool_id, pool_name, status in gateway.find_pools(name.namespace, part):
+        if status == "TERMINATED" or not pool_name.startswith(part):
+            continue
+        pool = gateway.get_pool(pool_id)
+        if ownership.pool_belongs(pool.name, pool.worker_tag, name.cluster) and (
+            cluster_id is None or ownership.tag_belongs(pool.worker_tag, cluster_id)
+        ):
+            yield pool
+
+
+def is_lingering(gateway: Gateway, cluster: ClusterRecord, now: datetime | None = None) -> bool:
+    """Whether a live work requirement is what is left of a cluster: its head has ended or never came."""
+    head = find_head(gateway, cluster)
+    if head is not None:
+        return head.status not in UNFINISHED_TASK_STATUSES
+    age = (now or datetime.now(timezone.utc)) - cluster.created
+    return age > timedelta(seconds=HEADLESS_GRACE_SECONDS)
+
+
+def request_teardown(
+    gateway: Gateway, name: ClusterName, *, cluster_id: str | None = None, report: Callable[[str], None] | None = None
+) -> list[PoolRecord]:
+    """Begin to end a cluster (or, without an id, all of exactly this name); return the pools that it had.
+
+    First the work requirements, so that no task can start any more; then the pools; then their compute, which ends the
+    machines at once. What is over already is success. Raises `TeardownError` after trying everything.
+    """
+    say = report or (lambda _text: None)
+    failures: list[str] = []
+    clusters = [
+        cluster
+        for cluster in find_clusters(gateway, name, _UNFINISHED)
+        if cluster_id is None or cluster.cluster_id == cluster_id
+    ]
+    for cluster in clusters:
+        say(f"cancelling work requirement {cluster.name}")
+        _attempt(failures, cluster.name, lambda c=cluster: gateway.cancel_cluster(c.requirement_id))  # type: ignore[misc]
+    pools = list(find_pools(gateway, name, cluster_id))
+    for pool in pools:
+        say(f"shutting down worker pool {pool.name}")
+    with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="raydog-teardown") as executor:
+        list(executor.map(lambda pool: _end_pool(gateway, pool, failures), pools))
+    if failures:
+        raise TeardownError(
+            "could not end everything, so it may still cost money:\n  "
+            + "\n  ".join(failures)
+            + "\nRun ray down again, or end these in the YellowDog Portal.",
+            failures,
+        )
+    return pools
+
+
+def _end_pool(gateway: Gateway, pool: PoolRecord, failures: list[str]) -> None:
+    if pool.live:
+        _attempt(failures, pool.name, lambda: gateway.shut_down_pool(pool.pool_id))
+    if pool.compute_requirement_id is not None:
+        compute_id = pool.compute_requirement_id
+        _attempt(failures, pool.name, lambda: gateway.terminate_compute(compute_id))
+
+
+def _attempt(failures: list[str], name: str, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except PlatformError as error:
+        failures.append(f"{name}: {error}")
+
+
+def await_teardown(
+    gateway: Gateway,
+    name: ClusterName,
+    pools: Sequence[PoolRecord],
+    timeout: float,
+    *,
+    cluster_id: str | None = None,
+    report: Callable[[str, float], None] | None = None,
+    clock: Clock | None = None,
+) -> list[str]:
+    """Wait until nothing of the cluster is left. Returns what is still terminating by itself after ``timeout`` seconds.
+
+    Raises `TeardownError` if something is alive that nothing is ending.
+    """
+
+    def look() -> Ready[list[str]] | Pending:
+        left = list(_left(gateway, name, pools, cluster_id))
+        return Pending("; ".join(left)) if left else Ready([])
+
+    try:
+        return wait_until(look, timeout, interval=0.1, max_interval=1.0, on_pending=report, clock=clock)
+    except WaitTimeout:
+        left = list(_left(gateway, name, pools, cluster_id))
+        stuck = [text for text in left if not text.endswith((" TERMINATING", " CANCELLING"))]
+        if stuck:
+            raise TeardownError(
+                "left after the teardown, and perhaps costing money:\n  "
+                + "\n  ".join(stuck)
+                + "\nRun ray down again, or end these in the YellowDog Portal.",
+                stuck,
+            ) from None
+        return left
+
+
+def _left(gateway: Gateway, name: ClusterName, pools: Sequence[PoolRecord], cluster_id: str | None) -> Iterator[str]:
+    for cluster in find_clusters(gateway, name, _UNFINISHED):
+        if cluster_id is None or cluster.cluster_id == cluster_id:
+            yield f"work requirement {cluster.name} {cluster.status}"
+    for pool in pools:
+        if pool.compute_requirement_id is None:
+            continue
+        status = gateway.compute_status(pool.compute_requirement_id)
+        if status not in (None, "TERMINATED"):
+            yield f"compute of worker pool {pool.name} {status}"

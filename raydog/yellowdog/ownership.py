@@ -1,0 +1,43 @@
+"""What is ours: the tests by which a thing on the platform is known to belong to a cluster.
+
+A name alone is never enough (somebody else's may begin alike): the tag that only we write must fit as well.
+"""
+
+from __future__ import annotations
+
+import re
+
+from raydog.yellowdog import naming
+
+_WORKER_TAG = re.compile(r"raydog-(?P<id>[a-z0-9]{8})-.+")
+
+
+def requirement_prefix(cluster: str) -> str:
+    """What the names of all work requirements and pools of clusters of this name begin with."""
+    return naming.requirement_name(cluster, "")
+
+
+def cluster_id_of(requirement_name: str, cluster: str) -> str | None:
+    """The id in the name of a work requirement of the cluster of exactly this name, else None."""
+    parsed = naming.parse_requirement_name(requirement_name)
+    if parsed is None or parsed[0] != naming.cluster_slug(cluster):
+        return None
+    return parsed[1]
+
+
+def tag_belongs(worker_tag: str, cluster_id: str) -> bool:
+    """Whether a worker tag was made for the cluster with this id."""
+    found = _WORKER_TAG.fullmatch(worker_tag)
+    return found is not None and found["id"] == cluster_id
+
+
+def pool_belongs(pool_name: str, worker_tag: str, cluster: str) -> bool:
+    """Whether a worker pool belongs to a cluster of exactly this name: tag and name must bear the same id."""
+    found = _WORKER_TAG.fullmatch(worker_tag)
+    return found is not None and pool_name.startswith(f"{naming.requirement_name(cluster, found['id'])}-")
+
+
+def group_name(node_type: str) -> str:
+    """The name of the task group of a type of worker."""
+    # cut and hashed by the same rule as a worker tag, which is as long
+    return naming.worker_tag("", node_type).replace("raydog--", "workers-", 1)
