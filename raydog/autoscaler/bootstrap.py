@@ -32,7 +32,6 @@ DEFAULT_UPSCALING_SPEED = 1000
 DEFAULT_IDLE_TIMEOUT_MINUTES = 5
 """Ray's own default for its built-in providers."""
 
-_MAPPINGS = ("file_mounts",)
 _LISTS = (
     "cluster_synced_files",
     "initialization_commands",
@@ -129,17 +128,15 @@ def _taking_down() -> bool:
 
 def _with_defaults(cluster_config: dict[str, Any]) -> dict[str, Any]:
     """A copy in which every key that Ray reads is there. An empty key (``setup_commands:``) counts as absent."""
-    filled = copy.deepcopy(cluster_config)
-    for key in _MAPPINGS:
-        if filled.get(key) is None:
-            filled[key] = {}
+    filled = _without_empty_keys(copy.deepcopy(cluster_config))
+    for key in ("auth", "provider"):
+        if isinstance(filled.get(key), dict):
+            filled[key] = _without_empty_keys(filled[key])
+    filled.setdefault("file_mounts", {})
     for key in _LISTS:
-        if filled.get(key) is None:
-            filled[key] = []
-    if filled.get("upscaling_speed") is None:
-        filled["upscaling_speed"] = DEFAULT_UPSCALING_SPEED
-    if filled.get("idle_timeout_minutes") is None:
-        filled["idle_timeout_minutes"] = DEFAULT_IDLE_TIMEOUT_MINUTES
+        filled.setdefault(key, [])
+    filled.setdefault("upscaling_speed", DEFAULT_UPSCALING_SPEED)
+    filled.setdefault("idle_timeout_minutes", DEFAULT_IDLE_TIMEOUT_MINUTES)
     for key in ("head_node", "worker_nodes", "docker"):
         if not filled.get(key):
             filled.pop(key, None)
@@ -148,10 +145,26 @@ def _with_defaults(cluster_config: dict[str, Any]) -> dict[str, Any]:
         repeated = provider.get("auth") if isinstance(provider, dict) else None
         filled["auth"] = dict(repeated) if isinstance(repeated, dict) else {}
     node_types = filled.get("available_node_types")
-    for name, values in node_types.items() if isinstance(node_types, dict) else ():
-        if name == filled.get("head_node_type") and isinstance(values, dict) and values.get("resources") is None:
-            values["resources"] = {}
+    if isinstance(node_types, dict):
+        for name, values in node_types.items():
+            if isinstance(values, dict):
+                is_head = name == filled.get("head_node_type")
+                node_types[name] = _node_type_with_defaults(values, filled, is_head=is_head)
     return filled
+
+
+def _without_empty_keys(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _node_type_with_defaults(values: dict[str, Any], filled: dict[str, Any], *, is_head: bool) -> dict[str, Any]:
+    """As Ray's own ``fill_node_type_min_max_workers``, and a head that offers what Ray finds on it."""
+    result = _without_empty_keys(values)
+    result.setdefault("min_workers", 0)
+    result.setdefault("max_workers", 0 if is_head else filled.get("max_workers", 0))
+    if is_head:
+        result.setdefault("resources", {})
+    return result
 
 
 def _resolve_auth(result: dict[str, Any], parsed: ClusterConfig) -> None:

@@ -18,7 +18,7 @@ from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.environment import changed_parts
 from raydog.autoscaler.interrupts import InterruptGuard
 from raydog.autoscaler.side import Tags
-from raydog.errors import ConfigError, RayDogError, StateError, TeardownError
+from raydog.errors import ConfigError, RayDogError, StateError
 from raydog.progress import Progress
 from raydog.yellowdog import cluster as clusters
 from raydog.yellowdog.cluster import ClusterName
@@ -123,6 +123,8 @@ class ClientSide:
             self._view = ClusterView(self._gateway, head.cluster)
             self._view.add([head.node])
             self._view.know_address(head.node.name, head.address)
+        # Ray looks for the head by these very tags, "uninitialized" among them.
+        self._tag_store().update(head.node.name, tags)
 
     def _note_made(self, cluster_id: str) -> None:
         self._made = cluster_id
@@ -231,7 +233,7 @@ class ClientSide:
 
     def _connect_tags(self) -> Any:
         from raydog.autoscaler.scripts import REMOTE_DIR  # noqa: PLC0415
-        from raydog.autoscaler.tags import connect_redis  # noqa: PLC0415
+        from raydog.autoscaler.redis_tags import connect_redis  # noqa: PLC0415
         from raydog.ssh import Tunnel  # noqa: PLC0415
 
         with self._lock:
@@ -247,10 +249,6 @@ class ClientSide:
         """Write what has not been written yet, and hang up."""
         with self._lock:
             if self._tags is not None:
-                try:
-                    self._tags.flush(timeout=5.0)
-                except TeardownError as error:
-                    click.echo(f"RayDog: {error}", err=True)
                 self._tags.close()
                 self._tags = None
             if self._tunnel is not None:

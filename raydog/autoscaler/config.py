@@ -14,7 +14,8 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from pathlib import Path
+from itertools import islice
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, cast
 
 from raydog.autoscaler import files
@@ -57,9 +58,19 @@ RENAMED = {
 }
 """Properties that have an older name, which is accepted with a warning."""
 
+SCRIPT_PROPERTIES = (
+    "ray_head_node_task_script",
+    "ray_worker_node_task_script",
+    "userdata",
+    "extra_userdata",
+    *RENAMED.values(),
+)
+"""Properties that are a text or name a file that holds it."""
+
 _MAX_HOURS = 10 * 366 * 24.0
 _MAX_MINUTES = 7 * 24 * 60.0
 _MAX_TAG_LENGTH = 200
+_MAX_FILES_OF_A_FOLDER = 1000
 
 
 @dataclass(frozen=True)
@@ -323,17 +334,33 @@ def _uploads(section: Section, folders: Sequence[Path] | None) -> tuple[FileUplo
         else:
             section.fault(key, "must be a path, or a mapping with 'source' and 'destination'")
             continue
-        if folders is not None:
-            found = files.find(upload.source, folders)
-            if isinstance(found, files.Missing):
-                section.fault(key, found.reason, in_file=True)
-                continue
-            upload = FileUpload(str(found), upload.destination)
         if upload.destination in {"", "."}:
             section.fault(key, f"'{upload.source}' has no name to be called on the head")
-            continue
-        uploads.append(upload)
+        elif folders is None:
+            uploads.append(upload)
+        else:
+            uploads += _found_uploads(section, key, upload, folders)
     return tuple(uploads)
+
+
+def _found_uploads(section: Section, key: str, upload: FileUpload, folders: Sequence[Path]) -> list[FileUpload]:
+    """The file that an upload names, or all those of a folder, each by its absolute path."""
+    found = files.find(upload.source, folders)
+    if isinstance(found, files.Missing):
+        section.fault(key, found.reason, in_file=True)
+        return []
+    if not found.is_dir():
+        if not os.access(found, os.R_OK):
+            section.fault(key, f"'{found}' cannot be read", in_file=True)
+        return [FileUpload(str(found), upload.destination)]
+    inside = list(islice((path for path in found.rglob("*") if path.is_file()), _MAX_FILES_OF_A_FOLDER + 1))
+    if len(inside) > _MAX_FILES_OF_A_FOLDER:
+        section.fault(key, f"'{found}' holds more than {_MAX_FILES_OF_A_FOLDER} files; use file_mounts for it")
+        return []
+    return [
+        FileUpload(str(path), (PurePosixPath(upload.destination) / path.relative_to(found)).as_posix())
+        for path in sorted(inside)
+    ]
 
 
 def _is_upload(item: Any) -> bool:

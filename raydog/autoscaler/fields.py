@@ -20,7 +20,12 @@ class Fault:
     in_file: bool = False
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.what}"
+        return on_one_line(f"{self.path}: {self.what}")
+
+
+def on_one_line(text: str) -> str:
+    """``text`` with line breaks, terminal codes and the like shown as escapes: a YAML may hold anything."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @dataclass
@@ -36,7 +41,7 @@ class Findings:
 
     def warn(self, path: str, what: str) -> None:
         """Note something that works but is not as it should be."""
-        self.warnings.append(f"{path}: {what}")
+        self.warnings.append(on_one_line(f"{path}: {what}"))
 
     def raise_if_faulty(self, subject: str) -> None:
         """Raise one `ConfigError` with every fault, if there is one. ``subject`` says what was read."""
@@ -226,7 +231,7 @@ class Section:
         value = self.raw(key)
         if value is None or isinstance(value, Mapping):
             return value
-        self.fault(key, f"must be a mapping (key: value), not {shown(value)}")
+        self.fault(key, f"must be a mapping, not {shown(value)}")
         return None
 
     def section(self, key: str) -> Section:

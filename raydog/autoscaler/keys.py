@@ -7,8 +7,6 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-import paramiko
-
 
 @dataclass(frozen=True)
 class PrivateKey:
@@ -39,6 +37,8 @@ def inspect_private_key(path: Path) -> PrivateKey:
     if _readable_by_others(status):
         mode = stat.S_IMODE(status.st_mode)
         return PrivateKey(f"'{path}' has mode {mode:04o}, so ssh refuses to use it; run: chmod 600 {path}")
+    import paramiko  # noqa: PLC0415 - a head reads its configuration too, and has no SSH client installed
+
     try:
         key = paramiko.PKey.from_path(path)
     except (paramiko.PasswordRequiredException, TypeError):  # the latter is cryptography's word for it

@@ -32,7 +32,8 @@ from raydog.autoscaler.environment import (
 from raydog.autoscaler.failures import FailureLog
 from raydog.autoscaler.pools import WorkerPools
 from raydog.autoscaler.side import Tags
-from raydog.autoscaler.tags import TagStore, connect_redis
+from raydog.autoscaler.redis_tags import connect_redis
+from raydog.autoscaler.tags import TagStore
 from raydog.autoscaler.terminator import Terminator
 from raydog.errors import PlatformUnavailableError, ProvisioningError, RayDogError, StateError
 from raydog.yellowdog import cluster as clusters
@@ -168,7 +169,8 @@ class HeadSide:
                 self._failures.add(node_type, "NodeFailed", f"{node.name}: {node.reason or 'no reason given'}")
         if ended:
             self._tags.remove([node.name for node in ended])
-        self._tags.rebuild({name: launch_tags(node) for name, node in view.nodes().items()})
+        if self._tags.data_lost:
+            self._tags.rebuild({name: launch_tags(node) for name, node in view.nodes().items()})
         now = time.monotonic()
         waiting = {n.name: n for n in view.nodes().values() if n.state is NodeState.PENDING}
         self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}

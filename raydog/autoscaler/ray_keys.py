@@ -58,7 +58,7 @@ def check_ray_schema(cluster_config: Mapping[str, Any], findings: Findings) -> N
     for error in jsonschema.Draft7Validator(_ray_schema()).iter_errors(config):
         path = ".".join(str(part) for part in error.absolute_path)
         prefix = f"{path}." if path else ""
-        if path.startswith(("provider", "auth.", "cluster_name")):
+        if path.startswith(("auth.", "cluster_name")):
             continue  # read by ourselves
         if error.validator == "additionalProperties":
             known = error.schema.get("properties", {})
@@ -69,7 +69,7 @@ def check_ray_schema(cluster_config: Mapping[str, Any], findings: Findings) -> N
             # What a node type must have is said where it is read.
             if not path.startswith("available_node_types"):
                 for key in error.validator_value:
-                    if key not in error.instance:
+                    if key not in error.instance and key != "cluster_name":
                         findings.fault(f"{prefix}{key}", "missing")
         elif error.validator == "type":
             findings.fault(path, f"must be {_JSON_TYPES[error.validator_value]}, not {shown(error.instance)}")

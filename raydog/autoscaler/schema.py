@@ -139,13 +139,11 @@ def _read_auth(cluster_config: Mapping[str, Any], findings: Findings, base_dirs:
             if not str(key).startswith("_") and own.get(key) != repeated[key] and not _bootstrapped(cluster_config):
                 findings.warn(f"provider.auth.{key}", f"differs from auth.{key}, which is used; remove provider.auth")
     user = section.required_text("ssh_user", "write the user to log in to nodes as, such as yd-agent", _check_user)
-    private_key = _private_key(section, base_dirs)
+    private_key, derived_key = _private_key(section, base_dirs)
     proxy = section.text("ssh_proxy_command")
     if user is None:
         return None
-    public_key = _public_key(section, base_dirs)
-    if private_key is not None and public_key is None:
-        public_key = inspect_private_key(private_key).public_key
+    public_key = _public_key(section, base_dirs) or derived_key
     by_node_id = section.boolean("ssh_proxy_use_node_id", default=False)
     return SshAuth(user, private_key, proxy, by_node_id, public_key)
 
@@ -158,20 +156,21 @@ def _check_user(user: str) -> str | None:
     return None if re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*\$?", user) else "is no name of a Unix user"
 
 
-def _private_key(section: Section, base_dirs: Sequence[Path]) -> Path | None:
+def _private_key(section: Section, base_dirs: Sequence[Path]) -> tuple[Path | None, str | None]:
+    """The private key's path, and its public half where that is known."""
     text = section.text("ssh_private_key")
     if text is None:
-        return None
+        return None, None
     found = files.find(text, base_dirs)
     if isinstance(found, files.Missing):
         section.fault("ssh_private_key", found.reason, in_file=True)
-        return None
+        return None, None
     key = inspect_private_key(found)
     if key.fault is not None:
         section.fault("ssh_private_key", key.fault, in_file=True)
     elif key.encrypted:
         section.warn("ssh_private_key", f"'{found}' has a passphrase: it works only while your SSH agent holds it")
-    return found
+    return found, key.public_key
 
 
 def _public_key(section: Section, base_dirs: Sequence[Path]) -> str | None:
@@ -281,13 +280,12 @@ def _with_references(
     uploads: tuple[FileUpload, ...], cluster_config: Mapping[str, Any], base_dirs: Sequence[Path]
 ) -> tuple[FileUpload, ...]:
     """Add the files that scripts and user data are read from: yellowdog-ray puts those on the head as well."""
-    places = [as_mapping(cluster_config.get("provider"))]
-    places += [
-        as_mapping(as_mapping(values).get("node_config"))
-        for values in as_mapping(cluster_config.get("available_node_types")).values()
-    ]
+    values = [as_mapping(cluster_config.get("provider")).get(key) for key in config.SCRIPT_PROPERTIES]
+    for node_type in as_mapping(cluster_config.get("available_node_types")).values():
+        node_config = as_mapping(as_mapping(node_type).get("node_config"))
+        values += [node_config.get(key) for key in config.SCRIPT_PROPERTIES]
     result = {upload.destination: upload for upload in uploads}
-    for value in (value for place in places for value in place.values()):
+    for value in values:
         if isinstance(value, str) and files.is_file_reference(value):
             path = files.referenced_path(value)
             found = files.find(path, base_dirs)

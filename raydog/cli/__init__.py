@@ -9,16 +9,18 @@ import click
 from raydog import __version__
 
 _COMMANDS = {
+    "demo": ("raydog.cli.demo:demo", "The main job, for real, on this machine: up, submit, grow, shrink, down."),
+    "status": ("raydog.cli.status:status", "A cluster as YellowDog and Ray see it."),
     "emulator": ("raydog.cli.emulator:emulator", "A YellowDog on this machine: start, stop, status, logs, clean."),
 }
 """Name to where the command is and its line in the help."""
 
 
 class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
         module, _, attribute = _COMMANDS[cmd_name][0].partition(":")

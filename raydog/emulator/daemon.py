@@ -14,6 +14,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,11 +112,10 @@ def start(state: StateDir, settings: Settings, progress: Progress) -> Running:
     """The emulator of the folder: the one that runs already, or a new one, which answers when this returns."""
     settings.check()
     with state.locked():
-        found = running(state)
+        found = _running_after_leftovers(state, progress)
         if found is not None:
             progress(f"an emulator with {found.record.instances} instances runs already (process {found.record.pid})")
             return found
-        clear_leftovers(state, progress)
         return _launch(state, settings, progress)
 
 
@@ -126,16 +126,36 @@ def run_in_foreground(state: StateDir, settings: Settings, progress: Progress, r
 
     settings.check()
     templates = Templates.load(settings.templates)
-    with state.locked():
-        found = running(state)
+    with ExitStack() as until_ready:
+        until_ready.enter_context(state.locked())
+        found = _running_after_leftovers(state, progress)
         if found is not None:
             raise StateError(f"an emulator runs in {state.path} already (process {found.record.pid})")
-        clear_leftovers(state, progress)
 
         def on_ready(_url: str) -> None:
+            until_ready.close()
             ready(require_running(state).exports())
 
         asyncio.run(serve(state, settings.instances, settings.port, templates, settings.internet, on_ready))
+
+
+def _running_after_leftovers(state: StateDir, progress: Progress) -> Running | None:
+    """Wait out one that is just starting or stopping; clear up after one that crashed, and say so."""
+
+    def decided() -> Ready[Running | None] | Pending:
+        record = state.read()
+        if record is not None and record.alive and record.url is None:
+            return Pending(f"process {record.pid} is starting or stopping")
+        return Ready(running(state))
+
+    try:
+        found = wait_until(decided, STOP_SECONDS)
+    except WaitTimeout as timeout:
+        raise StateError(f"the emulator in {state.path} is stuck: {timeout}; raydog emulator stop ends it") from timeout
+    if found is None and state.read() is not None:
+        for one in clean(state):
+            progress(f"left by a crash, removed: {one}")
+    return found
 
 
 def _launch(state: StateDir, settings: Settings, progress: Progress) -> Running:
@@ -163,6 +183,7 @@ def _launch(state: StateDir, settings: Settings, progress: Progress) -> Running:
 def _await_ready(state: StateDir, reports: Iterator[str], progress: Progress) -> None:
     """Read the daemon's reports until it answers. Interrupted, it is told to end and that is waited for."""
     daemon: Record | None = None
+    outcome: dict[str, Any] = {}
     try:
         for line in reports:
             report = json.loads(line)
@@ -170,15 +191,17 @@ def _await_ready(state: StateDir, reports: Iterator[str], progress: Progress) ->
                 daemon = Record(report["pid"], report["started"], "")
             elif "progress" in report:
                 progress(report["progress"])
-            elif "error" in report:
-                raise StateError(f"the emulator did not start: {report['error']} (log: {state.log})")
-            elif "url" in report:
-                return
+            else:
+                outcome = report
+                break
     except BaseException:
-        if daemon is not None and daemon.alive:
+        if daemon is not None:
             end_process(daemon)
         raise
-    raise StateError(f"the emulator died while it started; its log {state.log} ends:\n{log_tail(state)}")
+    if "error" in outcome:
+        raise StateError(f"the emulator did not start: {outcome['error']} (log: {state.log})")
+    if "url" not in outcome:
+        raise StateError(f"the emulator died while it started; its log {state.log} ends:\n{log_tail(state)}")
 
 
 def end_process(record: Record) -> None:
@@ -247,18 +270,6 @@ def _clean_real(state: StateDir, required: bool) -> list[str]:
 
     removed: list[str] = RealDriver.clean(state.path)
     return removed
-
-
-def clear_leftovers(state: StateDir, progress: Progress) -> None:
-    """Before a start: what a crash has left goes, and that is said."""
-    record = state.read()
-    if record is not None and record.alive:
-        progress(f"an emulator that is starting or stopping (process {record.pid}) is waited for")
-        end_process(record)
-        record = state.read()
-    if record is not None:
-        for one in clean(state):
-            progress(f"left by a crash, removed: {one}")
 
 
 def status(state: StateDir) -> dict[str, Any]:

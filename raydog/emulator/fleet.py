@@ -18,6 +18,7 @@ from raydog.emulator.entities import (
 from raydog.emulator.ids import new_instance_id, new_uuid, ydid
 from raydog.emulator.state import State
 from raydog.emulator.tasks import Tasks
+from raydog.errors import RayDogError
 
 PROVIDER = "ON_PREMISE"
 REGION = "local"
@@ -93,35 +94,37 @@ class Fleet:
         if instance.status != "PENDING":
             return  # ended before the driver heard of it
         template = instance.compute.template
-        instance.booted = True
-        self._driver.boot(
-            InstanceSpec(
-                instance_id=instance.id,
-                hostname=instance.hostname,
-                instance_type=template.instance_type,
-                cpus=template.cpus,
-                gpus=template.gpus,
-                ram_gb=template.ram_gb,
-                boot_seconds=template.boot_seconds,
-                user_data=instance.compute.usage.get("userData") or "",
-                environment={
-                    "YD_PROVIDER": PROVIDER,
-                    "YD_REGION": REGION,
-                    "YD_INSTANCE_TYPE": template.instance_type,
-                    "YD_INSTANCE_ID": instance.id,
-                    "YD_AGENT_HOME": AGENT_HOME,
-                    "YD_AGENT_DATA": AGENT_DATA,
-                },
-            )
+        spec = InstanceSpec(
+            instance_id=instance.id,
+            hostname=instance.hostname,
+            instance_type=template.instance_type,
+            cpus=template.cpus,
+            gpus=template.gpus,
+            ram_gb=template.ram_gb,
+            boot_seconds=template.boot_seconds,
+            user_data=instance.compute.usage.get("userData") or "",
+            environment={
+                "YD_PROVIDER": PROVIDER,
+                "YD_REGION": REGION,
+                "YD_INSTANCE_TYPE": template.instance_type,
+                "YD_INSTANCE_ID": instance.id,
+                "YD_AGENT_HOME": AGENT_HOME,
+                "YD_AGENT_DATA": AGENT_DATA,
+            },
         )
+        instance.booted = True
+        try:
+            self._driver.boot(spec)
+        except RayDogError as error:
+            self.instance_lost(instance, str(error))
 
     def _boot_timed_out(self, instance: Instance) -> None:
         if instance.node is None and instance.status in INSTANCE_ALIVE:
             self._boot_failed(instance, "the node did not register within nodeBootTimeout")
 
-    def _boot_failed(self, instance: Instance, reason: str) -> None:
+    def _boot_failed(self, instance: Instance, reason: str, gone: bool = False) -> None:
         pool = instance.compute.pool
-        self.end_instance(instance, "LOST", reason)
+        self.end_instance(instance, "LOST", reason, gone)
         if pool is None or pool.status in POOL_FINISHED:
             return
         instance.compute.error = f"Instance {instance.id} failed to boot: {reason}"
@@ -170,19 +173,24 @@ class Fleet:
         state.touch(pool)
 
     def instance_lost(self, instance: Instance, reason: str) -> None:
-        """It ended without being told to. The driver is told to clear up what is left of it."""
+        """It ended without being told to, or just before it was told: nothing of it is left."""
         if instance.status not in INSTANCE_ALIVE:
-            return
-        if instance.node is None:
-            self._boot_failed(instance, reason)
+            self.instance_terminated(instance)
+        elif instance.node is None:
+            self._boot_failed(instance, reason, gone=True)
         else:
-            self.end_instance(instance, "LOST", reason)
+            self.end_instance(instance, "LOST", reason, gone=True)
+
+    def preempt(self, instance: Instance) -> None:
+        """The cloud takes the instance away."""
+        self.end_instance(instance, "LOST", "the instance was preempted")
 
     def instance_terminated(self, instance: Instance) -> None:
         if instance.status == "TERMINATED":
             return
         if instance.status in INSTANCE_ALIVE:  # nobody asked for it
-            self.end_instance(instance, "LOST", "the instance was terminated")
+            self.instance_lost(instance, "the instance was terminated")
+            return
         self._state.set_instance_status(instance, "TERMINATED")
         template = instance.compute.template
         template.in_use -= 1
@@ -275,8 +283,8 @@ class Fleet:
 
     # Shrinking and ending
 
-    def end_instance(self, instance: Instance, node_status: str, reason: str) -> None:
-        """Terminate at once; tasks that ran there have lost their node."""
+    def end_instance(self, instance: Instance, node_status: str, reason: str, gone: bool = False) -> None:
+        """Terminate at once; tasks that ran there have lost their node. ``gone``: the driver has none of it."""
         if instance.status not in INSTANCE_ALIVE:
             return
         state = self._state
@@ -289,7 +297,7 @@ class Fleet:
             self._end_node(instance.node, node_status, reason)
         elif pool is not None:
             pool.booting -= 1
-        if instance.booted:
+        if instance.booted and not gone:
             state.outbox.append(partial(self._driver.terminate, instance.id))
         else:
             state.outbox.append(partial(self.instance_terminated, instance))

@@ -116,7 +116,7 @@ class Platform:
             raise not_found("live instance", instance_id)
         if instance.node is not None and warning_seconds > 0:
             instance.node.preemption_warning = self.clock.now()
-        gone = partial(self.fleet.instance_lost, instance, "the instance was preempted")
+        gone = partial(self.fleet.preempt, instance)
         if warning_seconds > 0:
             self.state.after(warning_seconds, gone)
         else:

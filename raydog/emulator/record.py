@@ -43,7 +43,7 @@ def process_start(pid: int) -> str | None:
 
 @dataclass(frozen=True)
 class Record:
-    """The process that serves a state folder. ``url`` is None while it starts."""
+    """The process that serves a state folder. ``url`` is None while it starts or stops."""
 
     pid: int
     started: str

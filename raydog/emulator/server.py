@@ -71,8 +71,8 @@ class Server:
         """Start the driver, then listen on loopback and, if the instances have one, on their bridge's address."""
         await self.driver.start(self.platform)
         try:
-            gateway = getattr(self.driver, "gateway_ip", None)
-            addresses = [LOOPBACK] if gateway is None else [LOOPBACK, gateway]
+            gateway = getattr(self.driver, "gateway_ip", "")
+            addresses = [LOOPBACK, gateway] if gateway else [LOOPBACK]
             sockets = bind(port, addresses)
             self.url = f"http://{addresses[-1]}:{sockets[-1].getsockname()[1]}"
             self._runner = web.AppRunner(self.api.application(), access_log=None, shutdown_timeout=1.0)

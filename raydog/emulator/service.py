@@ -54,6 +54,7 @@ async def serve(
             log.info("the emulator answers at %s", server.url)
             on_ready(server.url)
         await stopping
+        state.write(Record(pid, started, instances))
         log.info("stopping")
     finally:
         stopping.cancel()

@@ -89,7 +89,7 @@ class SimulatedDriver:
             timer.cancel()
         self._tell.task_finished(task_id, exit_code, None)
 
-    def abort_task(self, instance_id: str, task_id: str, grace_seconds: float) -> None:  # noqa: ARG002
+    def abort_task(self, instance_id: str, task_id: str, grace_seconds: float) -> None:
         self._end(instance_id, task_id, 143)
 
     def terminate(self, instance_id: str) -> None:

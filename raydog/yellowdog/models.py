@@ -9,7 +9,6 @@ from typing import Any
 from yellowdog_client import model as yd
 
 from raydog.yellowdog.records import (
-    EMPTY,
     ClusterRecord,
     GroupRecord,
     GroupRequest,
@@ -89,7 +88,7 @@ def node_from(task: yd.Task) -> NodeRecord:
     if machine is None and task.workerId:
         # a worker's id is its node's with a slot number behind it (contract, 3.9)
         machine = task.workerId.replace(":wrkr:", ":node:", 1).rsplit(":", 1)[0]
-    environment: Mapping[str, str] = task.environment or EMPTY
+    environment: Mapping[str, str] = task.environment or {}
     return NodeRecord(
         name=task.name or "",
         task_id=task.id or "",

@@ -6,9 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
-from types import MappingProxyType
-
-EMPTY: Mapping[str, str] = MappingProxyType({})
 
 
 class NodeState(Enum):
@@ -46,7 +43,7 @@ class NodeRecord:
     """The platform's task status."""
     platform_node_id: str | None = None
     """The id of the YellowDog node that runs the task, once it is allocated."""
-    environment: Mapping[str, str] = field(default=EMPTY, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     started: datetime | None = None
     finished: datetime | None = None
     abort_requested: bool = False

@@ -316,6 +316,21 @@ def test_a_home_folder_is_expanded(folder: Path, monkeypatch: pytest.MonkeyPatch
     assert "no such user" in faults(folder, provider(ray_head_node_task_script="file:~nobody-here/x"))
 
 
+def test_a_folder_is_uploaded_file_by_file(folder: Path) -> None:
+    (folder / "data/deep").mkdir(parents=True)
+    (folder / "data/a").touch()
+    (folder / "data/deep/b").touch()
+    assert read(folder, provider(files_to_upload=["data"])).config.files_to_upload == (
+        FileUpload(str(folder / "data/a"), "data/a"),
+        FileUpload(str(folder / "data/deep/b"), "data/deep/b"),
+    )
+
+
+def test_a_file_reference_counts_only_where_a_script_may_stand(folder: Path) -> None:
+    """Found by a mutated YAML: the value of any other property is no file."""
+    assert read(folder, provider(module="file:/")).config.files_to_upload == ()
+
+
 def test_a_binary_script_is_a_fault(folder: Path) -> None:
     (folder / "bin").write_bytes(b"\x7fELF\xff\xfe")
     assert "is not a text file" in faults(folder, provider(ray_head_node_task_script="file:bin"))

@@ -19,6 +19,8 @@ from .guest.channel import Channel, Message
 from .instance import CONSOLE, RealInstance
 from .leftovers import Record, clean
 
+_KEPT_ENDED = 200
+"""Ended instances whose outputs can still be read."""
 _SETUP_SECONDS = 60.0
 _END_SECONDS = 30.0
 _GUEST = Path(__file__).parent
@@ -47,7 +49,6 @@ class RealDriver:
         self._hold: socket.socket | None = None
         self._next_address = 0
         self._record = Record(state_dir)
-        self._gone: asyncio.Future[None] | None = None
 
     @classmethod
     def clean(cls, state_dir: Path) -> list[str]:
@@ -75,7 +76,6 @@ class RealDriver:
         try:
             self._start_keeper()
             self._setup = self._loop.create_future()
-            self._gone = self._loop.create_future()
             workplace = self._state_dir.resolve() / "namespaces"
             workplace.mkdir(mode=0o700, exist_ok=True)
             self._tell(
@@ -105,6 +105,8 @@ class RealDriver:
         folder = self._state_dir / "instances" / spec.instance_id.replace(":", "_")
         instance = RealInstance(spec, self._address(), folder, events, loop)
         self._instances[spec.instance_id] = instance
+        if self._channel is None:
+            instance.failure = "the process that holds the instances died; restart the emulator"
         instance.starting = loop.call_later(spec.boot_seconds, self._boot, instance)
 
     def run_task(self, instance_id: str, task: TaskSpec) -> None:
@@ -188,6 +190,9 @@ class RealDriver:
 
     def _boot(self, instance: RealInstance) -> None:
         instance.starting = None
+        if self._channel is None:
+            self._instance_ended(instance.spec.instance_id, 0)
+            return
         end = instance.connect()
         with end:
             boot: Message = {
@@ -264,6 +269,8 @@ class RealDriver:
         instance.drain()
         instance.disconnect()
         self._ended[instance_id] = instance
+        while len(self._ended) > _KEPT_ENDED:
+            self._ended.pop(next(iter(self._ended))).outputs.forget()
         if instance.terminating:
             events.instance_terminated(instance_id)
         else:
@@ -277,9 +284,10 @@ class RealDriver:
             said = self._record.keeper_said()
             self._setup.set_exception(ProvisioningError(f"{cause}: {said}", "Instances"))
         for instance_id, instance in list(self._instances.items()):
-            if instance.starting is None:
-                instance.failure = cause
-                self._instance_ended(instance_id, 0)
+            if instance.starting is not None:
+                instance.starting.cancel()
+            instance.failure = cause
+            self._instance_ended(instance_id, 0)
 
     def _hang_up(self) -> None:
         if self._channel is not None and self._loop is not None:

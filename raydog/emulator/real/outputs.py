@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
+from collections import deque
 from pathlib import Path
 
 LIMIT = 1 << 20
 """Bytes of a program's output that are kept: the last ones."""
+
+KEPT = 100
+"""Copies that are kept for one instance: the latest ones."""
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]")
 
@@ -24,6 +29,7 @@ class Outputs:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._open: dict[str, int] = {}
+        self._copies: deque[Path] = deque()
 
     def follow(self, name: str, descriptor: int) -> None:
         """Take over the open file into which the program ``name`` prints."""
@@ -43,11 +49,18 @@ class Outputs:
         copy = os.open(self._path(name), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(copy, "wb") as file:
             file.write(content)
+        self._copies.append(self._path(name))
+        while len(self._copies) > KEPT:
+            self._copies.popleft().unlink(missing_ok=True)
 
     def finish_all(self) -> None:
         """The instance has ended."""
         for name in list(self._open):
             self.finish(name)
+
+    def forget(self) -> None:
+        """Delete the copies."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def read(self, name: str) -> str | None:
         """The last `LIMIT` bytes of what ``name`` printed so far; None if it is not known."""

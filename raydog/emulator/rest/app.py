@@ -17,7 +17,7 @@ from raydog.emulator.problems import Problem, invalid, not_implemented
 from raydog.emulator.requests import as_object
 from raydog.emulator.rest import fleet, operator, other, work
 from raydog.emulator.rest.call import Call, PlainText
-from raydog.emulator.rest.routes import Route, Router
+from raydog.emulator.rest.routes import Handler, Route, Router
 
 LARGEST_BODY = 64 * 1024 * 1024
 """Bytes of a request, decompressed. A thousand tasks with scripts of 50 KB fit."""
@@ -51,7 +51,7 @@ class Api:
         self.platform.faults.add(as_object(call.body, "the fault"), self.operations)
         return {}
 
-    async def handle(self, request: web.Request) -> web.StreamResponse:
+    async def handle(self, request: web.Request) -> web.Response:
         sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(sent, self._authorization):
             return _problem(401, "Unauthorized", "the API key is missing or not this emulator's", request.path)
@@ -70,7 +70,7 @@ class Api:
 
     async def _answer_recorded(
         self, route: Route, values: dict[str, str], request: web.Request, body: bytes, fault: Fault | None
-    ) -> web.StreamResponse:
+    ) -> web.Response:
         """Answer a call of the platform, with its fault if it has one, and remember it."""
         record = {
             "time": self.platform.clock.now(),
@@ -99,13 +99,17 @@ class Api:
         record["status"] = response.status
         return response
 
-    def _answer(self, route: Route, values: dict[str, str], request: web.Request, body: bytes) -> web.StreamResponse:
+    @staticmethod
+    def _handler(route: Route) -> Handler:
+        if route.handler is None:
+            raise not_implemented(route.operation, route.method, route.pattern)
+        return route.handler
+
+    def _answer(self, route: Route, values: dict[str, str], request: web.Request, body: bytes) -> web.Response:
         try:
-            if route.handler is None:
-                raise not_implemented(route.operation, request.method, request.path)
             call = Call(self.platform, values, request.query, _parse(body))
             # Encoded before the scheduler runs: as on the platform, an answer shows the moment of the call.
-            answer = route.handler(call)
+            answer = self._handler(route)(call)
         except Problem as problem:
             return _json(problem.status, problem.body())
         except Exception:

@@ -27,7 +27,9 @@ def application_details(call: Call) -> Any:
 
 def search_namespaces(call: Call) -> Any:
     part = call.text("namespaceContains")
-    used = {one.namespace for one in (*call.platform.state.requirements.values(), *call.platform.state.pools.values())}
+    state = call.platform.state
+    used = {one.namespace for one in state.requirements.values()}
+    used |= {one.namespace for one in state.pools.values()}
 
     def encode(item: tuple[str, str]) -> Json:
         return {"id": item[1], "namespace": item[0], "deletable": item[0] not in used}

@@ -228,6 +228,11 @@ class Init:
             return
         console = os.open(_CONSOLE, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         self._channel.send({"event": "output", "name": "console"}, (console,))
+        if script.startswith("#cloud-config"):
+            os.write(console, b"user data: emulated instances run scripts, not cloud-config; left out\n")
+            os.close(console)
+            self._arrived("user data")
+            return
         path = Path(_USER_DATA)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(0o700)

@@ -136,6 +136,9 @@ def _remove(cable: str) -> None:
 
 def _close_all_but(kept: int) -> None:
     signal.set_wakeup_fd(-1)
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for standard in range(3):  # the keeper's error file is the host's
+        os.dup2(null, standard)
     for name in os.listdir("/proc/self/fd"):  # noqa: PTH208 - Path.iterdir would hold one more open
         number = int(name)
         if number > 2 and number != kept:
@@ -168,7 +171,8 @@ def _setup(message: dict[str, Any]) -> init.Machine:
     layer.hide_private(message["hidden"], message["visible"])
     layer.accounts(account.name, account.number, HOME)
     layer.ssh_server(message["keygen"], {"LD_LIBRARY_PATH": message["libraries"]})
-    for path in (HOME, DATA, f"{DATA}/workers"):
+    layer.home(HOME, account.number)
+    for path in (DATA, f"{DATA}/workers"):
         os.chown(layer.folder(path), *owner)
     python_environment.build(layer, message["python"], owner)
     for path in split:

@@ -51,6 +51,7 @@ class Layer:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._blanks: set[str] = set()
 
     def at(self, path: str) -> Path:
         """Where ``path`` of an instance lies in the layer."""
@@ -88,6 +89,7 @@ class Layer:
         if mode is not None:
             here.chmod(mode)
         os.setxattr(here, "trusted.overlay.opaque", b"y")
+        self._blanks.add(path)
 
     def whiteout(self, path: str) -> None:
         """Hide a file of the host, or a whole folder: an instance sees nothing at this path."""
@@ -139,6 +141,8 @@ class Layer:
         for entry in os.scandir(folder):
             mode = entry.stat(follow_symlinks=False).st_mode
             if stat.S_ISDIR(mode):
+                if entry.path in self._blanks:
+                    continue
                 if mode & 0o005 != 0o005:
                     self.blank(entry.path)
                 elif depth > 1:
@@ -179,6 +183,15 @@ class Layer:
         if Path("/etc/sudoers").exists():
             self.blank("/etc/sudoers.d")
             self.write("/etc/sudoers", "root ALL=(ALL:ALL) ALL\n", 0o440)
+
+    def home(self, path: str, number: int) -> None:
+        """A home folder as ``useradd --create-home`` makes it, with the files of ``/etc/skel``."""
+        here = self.folder(path)
+        if Path("/etc/skel").is_dir():
+            shutil.copytree("/etc/skel", here, symlinks=True, dirs_exist_ok=True)
+        here.chmod(0o755)
+        for entry in (here, *here.rglob("*")):
+            os.lchown(entry, number, number)
 
     def ssh_server(self, keygen: str, environment: dict[str, str]) -> None:
         """sshd's configuration and a host key of this emulator's own."""

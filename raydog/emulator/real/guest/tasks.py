@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 
 HOME = "/opt/yellowdog/agent"
 DATA = "/var/opt/yellowdog/agent/data"
+_OPEN_FILES = 65536
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -99,12 +101,22 @@ def _become(
     os.dup2(output, 1)
     os.dup2(output, 2)
     os.umask(0o022)
+    _allow_many_files()
     if account is not None:
         os.setgroups([account.number])
         os.setgid(account.number)
         os.setuid(account.number)
     os.chdir(folder)
     os.execve(command[0], command, dict(environment))  # noqa: S606 - argument list, no shell
+
+
+def _allow_many_files() -> None:
+    """A hard and soft limit of 65,536 open files, as Ray wants it, or as near as this host lets us."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
+    except (ValueError, PermissionError):  # above the host's hard limit, without the right to raise it
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def kill_session(session: int) -> bool:

@@ -1,0 +1,1 @@
+"""The import paths of ``yellowdog-ray``, so that programs and YAMLs written for it run unchanged. No logic here."""
