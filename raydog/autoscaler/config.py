@@ -143,6 +143,7 @@ class ClusterConfig:
     credentials: Credentials = "ssh"
     node_launch_timeout: timedelta | None = None
     authorize_ssh_key: bool = True
+    """Whether to add the key of ``auth`` to user data. Only a YAML that says true itself has user data made for it."""
     auth: SshAuth | None = None
     use_internal_ips: bool = False
     use_external_head_ip: bool = False

@@ -20,7 +20,7 @@ from raydog.autoscaler.ray_keys import (
     refuse_docker,
     worker_setup_keys,
 )
-from raydog.autoscaler.userdata import can_authorize_key
+from raydog.autoscaler.userdata import EMPTY_SCRIPT, can_authorize_key
 from raydog.yellowdog import naming
 
 _RAY_PROVIDER_KEYS = (
@@ -82,6 +82,11 @@ def parse_cluster(
     name = cluster_config.get("cluster_name")
     cluster = config.read_provider(name if isinstance(name, str) else "", provider, base_dirs, auth)
     node_types = dict(_read_node_types(cluster_config, findings, base_dirs))
+    if provider.raw("authorize_ssh_key") is True:
+        node_types = {
+            name: replace(node_type, user_data=node_type.user_data or EMPTY_SCRIPT)
+            for name, node_type in node_types.items()
+        }
     head_type = cluster_config.get("head_node_type")
     head = node_types.get(head_type) if isinstance(head_type, str) else None
 

@@ -51,7 +51,7 @@ class _Unsent:
             yield Operation("remove", node, {})
         if self.fill:
             yield Operation("fill", node, self.fill)
-        if self.merge:
+        if self.merge or not (self.remove or self.fill):
             yield Operation("merge", node, self.merge)
 
     def copy(self) -> _Unsent:

@@ -7,6 +7,9 @@ import shlex
 
 _SHELLS = re.compile(r"#!\s*(/usr)?/bin/(env\s+(-S\s+)?)?(bash|sh|dash)\b")
 
+EMPTY_SCRIPT = "#!/bin/bash\n"
+"""User data that does nothing."""
+
 _AUTHORIZE = """\
 # RayDog: let the private key of the cluster's YAML log in (provider.authorize_ssh_key: false leaves this out).
 raydog_authorize() {{
@@ -38,20 +41,21 @@ def authorize_key_script(user: str, public_key: str) -> str:
 
 
 def can_authorize_key(user_data: str | None) -> bool:
-    """Whether user data can be extended: it is empty or a shell script (not cloud-init YAML, not Python)."""
-    return not user_data or not user_data.strip() or _SHELLS.match(user_data) is not None
+    """Whether user data can be extended: it is a shell script (not cloud-init YAML, not Python), or there is none."""
+    return user_data is None or _SHELLS.match(user_data) is not None
 
 
 def with_authorized_key(user_data: str | None, user: str, public_key: str) -> str | None:
     """User data that also lets ``public_key`` log in as ``user``; other formats than shell come back as they are.
 
+    So does None: a template's own user data, which may install the agent, would be replaced by whatever is sent.
+    To have a key authorised where there is no user data at all, begin with `EMPTY_SCRIPT`.
+
     The key is authorised at the script's end, since the script may make the user, and also when it ends early:
     a node whose set-up failed is the one that people need to log in to.
     """
-    if not can_authorize_key(user_data):
+    if user_data is None or not can_authorize_key(user_data):
         return user_data
     script = authorize_key_script(user, public_key)
-    if not user_data or not user_data.strip():
-        return f"#!/bin/bash\n{script}raydog_authorize\n"
     shebang, _, rest = user_data.partition("\n")
     return f"{shebang}\n{script}trap raydog_authorize EXIT\n{rest.rstrip()}\nraydog_authorize\n"

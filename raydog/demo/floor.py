@@ -1,4 +1,4 @@
-"""The least that ``ray up`` can take: the same Ray command with a head that is booted already and a provider that only answers.
+"""The least that ``ray up`` can take: the same command with a head that is booted and a provider that only answers.
 
 What RayDog adds to this is measured against it, in the demo and in ``make bench``.
 """
@@ -8,6 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ray.autoscaler.node_provider import NodeProvider
+
+
+_START = (
+    ". /opt/yellowdog/agent/venv/bin/activate; ulimit -n 65536; "
+    "ray start --head --port=6379 --dashboard-host=127.0.0.1 --disable-usage-stats "
+    "--autoscaling-config=~/ray_bootstrap_config.yaml"
+)
 
 
 class FloorProvider(NodeProvider):  # type: ignore[misc]
@@ -81,10 +88,6 @@ def floor_yaml(head_ip: str, ssh_user: str, private_key: str) -> dict[str, Any]:
         "setup_commands": [],
         "head_setup_commands": [],
         "worker_setup_commands": [],
-        "head_start_ray_commands": [
-            ". /opt/yellowdog/agent/venv/bin/activate; ulimit -n 65536; "
-            "ray start --head --port=6379 --dashboard-host=127.0.0.1 --disable-usage-stats "
-            "--autoscaling-config=~/ray_bootstrap_config.yaml"
-        ],
+        "head_start_ray_commands": [_START],
         "worker_start_ray_commands": [],
     }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,11 +49,11 @@ def left_of(seen: Footprint, folder: Path, links: frozenset[str]) -> list[str]:
 
 def network_links() -> frozenset[str]:
     """The network links of this machine."""
-    return frozenset(os.listdir("/sys/class/net"))
+    return frozenset(link.name for link in Path("/sys/class/net").iterdir())
 
 
 def _pids() -> Iterator[int]:
-    return (int(name) for name in os.listdir("/proc") if name.isdigit())
+    return (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
 
 
 def _stat(pid: int) -> tuple[int, str] | None:
@@ -69,6 +68,6 @@ def _stat(pid: int) -> tuple[int, str] | None:
 def _namespaces(pid: str) -> Iterator[str]:
     for kind in _NAMESPACES:
         try:
-            yield os.readlink(f"/proc/{pid}/ns/{kind}")
+            yield str(Path(f"/proc/{pid}/ns/{kind}").readlink())
         except OSError:
             return  # it has ended

@@ -21,7 +21,7 @@ class Clock(Protocol):
 
     def now(self) -> float: ...
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer: ...
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer: ...
 
 
 class LoopClock:
@@ -33,15 +33,15 @@ class LoopClock:
     def now(self) -> float:
         return round(time.time(), 3)
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         return self._loop.call_later(seconds, callback)
 
 
 class _VirtualTimer:
     __slots__ = ("callback",)
 
-    def __init__(self, callback: Callable[[], None]) -> None:
-        self.callback: Callable[[], None] | None = callback
+    def __init__(self, callback: Callable[[], object]) -> None:
+        self.callback: Callable[[], object] | None = callback
 
     def cancel(self) -> None:
         self.callback = None
@@ -58,7 +58,7 @@ class VirtualClock:
     def now(self) -> float:
         return round(self._now, 3)
 
-    def call_later(self, seconds: float, callback: Callable[[], None]) -> Timer:
+    def call_later(self, seconds: float, callback: Callable[[], object]) -> Timer:
         timer = _VirtualTimer(callback)
         heapq.heappush(self._timers, (self._now + max(seconds, 0.0), next(self._order), timer))
         return timer

@@ -66,11 +66,12 @@ class Server:
         self.api = Api(self.platform, key_id, key_secret)
         self.url = ""
         self._runner: web.AppRunner | None = None
+        self._stopped = False
 
     async def start(self, port: int) -> None:
         """Start the driver, then listen on loopback and, if the instances have one, on their bridge's address."""
-        await self.driver.start(self.platform)
         try:
+            await self.driver.start(self.platform)
             gateway = getattr(self.driver, "gateway_ip", "")
             addresses = [LOOPBACK, gateway] if gateway else [LOOPBACK]
             sockets = bind(port, addresses)
@@ -84,7 +85,10 @@ class Server:
             raise
 
     async def stop(self) -> None:
-        """Answer no more; then end all instances. Nothing is left when this returns."""
+        """Answer no more; then end all instances. Nothing is left when this returns. May be called twice."""
+        if self._stopped:
+            return
+        self._stopped = True
         try:
             if self._runner is not None:
                 await self._runner.cleanup()

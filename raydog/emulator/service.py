@@ -61,7 +61,7 @@ async def serve(
         starting.cancel()
         await asyncio.wait({starting, stopping})
         await server.stop()
-    state.forget()
+        state.forget()  # only now: a record that stays means that something may be left
     log.info("stopped; nothing is left")
 
 

@@ -188,10 +188,6 @@ class SshSession:
 
 def _start_feeding(channel: Channel, data: bytes) -> threading.Thread | None:
     """Send the input. What does not fit the window goes from a thread, since the command may write meanwhile."""
-    if len(data) <= _CHUNK:
-        channel.sendall(data)
-        channel.shutdown_write()
-        return None
 
     def feed() -> None:
         try:
@@ -200,6 +196,9 @@ def _start_feeding(channel: Channel, data: bytes) -> threading.Thread | None:
         except OSError:
             return  # The command did not want it all; its exit status tells what that means.
 
+    if len(data) <= _CHUNK:
+        feed()
+        return None
     thread = threading.Thread(target=feed, name="raydog-ssh-input", daemon=True)
     thread.start()
     return thread

@@ -59,8 +59,11 @@ def load_private_key(target: SshTarget) -> PKey | None:
     except UnknownKeyType as error:
         raise CredentialsError(f"{wanted} is of a type that is not supported; use Ed25519 or RSA.") from error
     except (PasswordRequiredException, SSHException, ValueError, TypeError) as error:
-        # The cryptography package tells "encrypted" from "not a key" by text alone.
-        if "ncrypted" in str(error) or "assword" in str(error) or "passphrase" in str(error):
+        # cryptography tells "encrypted" by the text of its error; and a wrong passphrase looks like damage.
+        encrypted = any(word in str(error) for word in ("encrypted", "password-protected")) or isinstance(
+            error, PasswordRequiredException
+        )
+        if encrypted or (passphrase and "PRIVATE KEY-----" in _first_line(path)):
             raise CredentialsError(
                 f"{wanted} is encrypted"
                 + (", and the passphrase given does not open it." if passphrase else ".")
@@ -70,3 +73,8 @@ def load_private_key(target: SshTarget) -> PKey | None:
             f"{wanted} is not a private key ({error or type(error).__name__}). Name the private file, "
             f"not the one that ends in .pub."
         ) from error
+
+
+def _first_line(path: Path) -> str:
+    with path.open(errors="replace") as file:
+        return file.readline()

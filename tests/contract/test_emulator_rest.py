@@ -11,12 +11,18 @@ from collections.abc import Iterator
 
 import pytest
 import requests
-from tests.support.emulator import NAMESPACE, Yellowdog, task_group, yellowdog
-from yellowdog_client.model import AllowanceSearch, KeyringSearch, NamespaceSearch, WorkRequirementSearch
+from yellowdog_client.model import (
+    AllowanceSearch,
+    CreateNamespaceRequest,
+    KeyringSearch,
+    NamespaceSearch,
+    WorkRequirementSearch,
+)
 from yellowdog_client.model.exceptions import InternalServerException, InvalidRequestException
 
 from raydog.emulator import Emulator
 from raydog.emulator.rest.app import LARGEST_BODY
+from tests.support.emulator import NAMESPACE, Yellowdog, groups, task_group, yellowdog
 
 
 @pytest.fixture
@@ -63,7 +69,7 @@ def test_bodies_may_be_gzipped_missing_or_have_unknown_keys(yd: Yellowdog) -> No
     packed = gzip.compress(json.dumps(body).encode())
     added = yd.http("POST", "/work/requirements", data=packed, headers={"Content-Encoding": "gzip"})
     assert (added.status_code, added.json()["status"]) == (200, "RUNNING")
-    group_id = yd.requirement("demo").taskGroups[0].id
+    group_id = groups(yd.requirement("demo"))[0].id
     assert yd.http("POST", f"/work/taskGroups/{group_id}/tasks").json() == []
 
 
@@ -117,7 +123,7 @@ def test_application_namespaces_and_empty_lists(yd: Yellowdog) -> None:
     details = yd.client.application_client.get_application_details()
     assert details.allNamespacesReadable
     assert details.readableNamespaces == [NAMESPACE]
-    created = yd.client.namespaces_client.create_namespace("other")
+    created = yd.client.namespaces_client.create_namespace(CreateNamespaceRequest("other"))
     found = yd.client.namespaces_client.get_namespaces(NamespaceSearch()).list_all()
     assert [(one.namespace, one.deletable) for one in found] == [(NAMESPACE, False), ("other", True)]
     yd.client.namespaces_client.delete_namespace(str(created))

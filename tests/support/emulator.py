@@ -15,7 +15,9 @@ from yellowdog_client import PlatformClient
 from yellowdog_client.model import (
     ApiKey,
     AutoShutdown,
+    ComputeRequirement,
     ComputeRequirementTemplateUsage,
+    ComputeSource,
     NodeWorkerTarget,
     ProvisionedWorkerPool,
     ProvisionedWorkerPoolProperties,
@@ -42,9 +44,9 @@ class Yellowdog:
     emulator: Emulator
     client: PlatformClient
 
-    def requirement(self, name: str = "work", *groups: TaskGroup) -> WorkRequirement:
-        wanted = WorkRequirement(namespace=NAMESPACE, name=name, taskGroups=list(groups or [task_group()]))
-        return self.client.work_client.add_work_requirement(wanted)
+    def requirement(self, name: str = "work", *wanted: TaskGroup) -> WorkRequirement:
+        request = WorkRequirement(namespace=NAMESPACE, name=name, taskGroups=list(wanted or [task_group()]))
+        return self.client.work_client.add_work_requirement(request)
 
     def read(self, requirement: WorkRequirement) -> WorkRequirement:
         return self.client.work_client.get_work_requirement_by_id(str(requirement.id))
@@ -76,7 +78,7 @@ class Yellowdog:
 
     def add(self, requirement: WorkRequirement, count: int = 1, group: int = 0, **fields: Any) -> list[Task]:
         """Add ``count`` tasks, named after those that the group has."""
-        group_id = str(self.read(requirement).taskGroups[group].id)
+        group_id = str(groups(self.read(requirement))[group].id)
         there = len(self.client.work_client.find_tasks(TaskSearch(taskGroupId=group_id)))
         tasks = [
             Task(name=f"task-{there + number}", taskType="bash", arguments=["taskdata.txt"], taskData="true", **fields)
@@ -110,6 +112,23 @@ def task_group(name: str = "group", **fields: Any) -> TaskGroup:
         runSpecification=RunSpecification(**specification),
         **{key: value for key, value in fields.items() if key in of_group and key != "id"},
     )
+
+
+def groups(requirement: WorkRequirement) -> list[TaskGroup]:
+    """Its task groups, which the SDK's type allows to be absent."""
+    assert requirement.taskGroups is not None
+    return requirement.taskGroups
+
+
+def sources(compute: ComputeRequirement) -> list[ComputeSource]:
+    found = compute.provisionStrategy.sources
+    assert found is not None
+    return found
+
+
+def http_status(error: requests.HTTPError) -> int:
+    assert error.response is not None
+    return error.response.status_code
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,20 @@ import pytest
 from raydog.emulator.real.image import find_program, program_environment
 from raydog.errors import ProvisioningError
 from raydog.waiting import Pending, Ready, wait_until
+
+_RELAY = """
+import socket, sys, threading
+sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+def up():
+    while data := sys.stdin.buffer.raw.read(65536):
+        sock.sendall(data)
+    sock.shutdown(socket.SHUT_WR)
+threading.Thread(target=up, daemon=True).start()
+while data := sock.recv(65536):
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+"""
+"""A proxy command: our standard input and output are the connection."""
 
 Self = TypeVar("Self", bound="_Server")
 
@@ -132,7 +147,7 @@ class SshServer(_Server):
     mount namespace of its own in which both exist.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, settings: str = "") -> None:
         super().__init__(folder)
         self.user = getpass.getuser()
         self.home = Path(pwd.getpwuid(os.getuid()).pw_dir)
@@ -144,7 +159,7 @@ class SshServer(_Server):
             f"Port {self.port}\nListenAddress 127.0.0.1\nHostKey {folder}/host_key\nPidFile none\n"
             f"AuthorizedKeysFile {self.authorized}\nStrictModes no\nUsePAM no\nPasswordAuthentication no\n"
             f"KbdInteractiveAuthentication no\nPermitRootLogin prohibit-password\nAllowTcpForwarding yes\n"
-            f"MaxStartups 100\n"
+            f"MaxStartups 100\n{settings}\n"
         )
 
     def command(self) -> list[str]:
@@ -219,6 +234,13 @@ def make_key(path: Path, passphrase: str = "", kind: str = "ed25519") -> Path:
         capture_output=True,
     )
     return path
+
+
+def relay_command(folder: Path) -> str:
+    """A proxy command (``%h`` and ``%p`` are filled in later) that needs no program but this Python."""
+    script = folder / "relay.py"
+    script.write_text(_RELAY)
+    return f"{sys.executable} {script} %h %p"
 
 
 def _user_exists(name: str) -> bool:

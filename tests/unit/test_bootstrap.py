@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from ray.autoscaler._private.util import hash_launch_conf, prepare_config, valid
 
 from raydog.autoscaler import bootstrap as module
 from raydog.autoscaler.bootstrap import bootstrap, fillout, for_head
+from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.scripts import HEAD_START_COMMANDS, WORKER_START_COMMANDS
 
 MINIMAL = """
@@ -37,6 +39,62 @@ setup_commands: []
 head_setup_commands: []
 worker_setup_commands: []
 """
+
+OLD = """
+cluster_name: old
+provider:
+  type: external
+  module: yellowdog_ray.raydog.autoscaler.RayDogNodeProvider
+  cluster_namespace: testing
+  cluster_tag: trial
+  cluster_lifetime_hours: 0.5
+  head_node_build_timeout_minutes: 5.0
+  head_node_tag_server_port: 16667
+  auth: {ssh_user: yd-agent, ssh_private_key: key}
+  ray_head_node_task_script: |
+    #!/bin/bash
+    redis-server --port 16667 &
+    until [ -f $HOME/ray_bootstrap_key.pem ]; do sleep 2; done
+    ray stop
+    ray start --head --autoscaling-config=/opt/yellowdog/agent/ray_bootstrap_config.yaml --block
+  ray_worker_node_task_script: |
+    #!/bin/bash
+    ray start --address=$RAY_HEAD_IP:6379 --block
+  files_to_upload: []
+available_node_types:
+  ray_head:
+    resources: {"CPU": 0}
+    node_config:
+      compute_requirement_template: ns/head
+      images_id: ami-1
+      userdata: "file:node.sh"
+      extra_userdata: "file:redis.sh"
+      metrics_enabled: true
+  ray_worker:
+    resources: {"CPU": 1}
+    min_workers: 0
+    max_workers: 3
+    node_config:
+      compute_requirement_template: ns/worker
+      userdata: "file:node.sh"
+head_node_type: ray_head
+auth: {ssh_user: yd-agent, ssh_private_key: key}
+max_workers: 1000
+upscaling_speed: 1000.0
+idle_timeout_minutes: 1
+file_mounts: {}
+cluster_synced_files: []
+file_mounts_sync_continuously: False
+rsync_exclude: ["**/.git"]
+rsync_filter: [".gitignore"]
+initialization_commands: []
+setup_commands: []
+head_setup_commands: []
+worker_setup_commands: []
+head_start_ray_commands: []
+worker_start_ray_commands: []
+"""
+"""As in yellowdog-ray's documentation, which says to leave Ray's own commands empty."""
 
 Edit = Callable[[dict[str, Any]], object]
 
@@ -88,6 +146,30 @@ def test_a_twenty_line_yaml_passes_rays_own_validation(folder: Path) -> None:
     assert result["idle_timeout_minutes"] == 5
     assert result["upscaling_speed"] >= 100  # v2 would launch one node at a time
     assert result["available_node_types"]["head"]["resources"] == {}
+
+
+@pytest.mark.parametrize("credentials", ["ssh", "task_environment"])
+def test_a_yaml_written_for_yellowdog_ray_works_unchanged(
+    folder: Path, capsys: pytest.CaptureFixture[str], credentials: str
+) -> None:
+    (folder / "node.sh").write_text("#!/usr/bin/bash\ntrue\n")
+    (folder / "redis.sh").write_text("#!/bin/bash\ntrue\n")
+    old = yaml.safe_load(OLD)
+    old["provider"].update({"credentials": credentials} if credentials != "ssh" else {})
+    filled = fillout(prepare_config(old))
+    validate_config(filled)
+    result = bootstrap(filled)
+    assert capsys.readouterr().err == ""
+    config = ClusterConfig.from_provider(result["provider"], result["cluster_name"])
+    assert (config.tag, config.lifetime, config.credentials) == ("trial", timedelta(minutes=30), credentials)
+    assert "redis-server --port 16667" in (config.head_script or "")
+    assert "ray start --address=$RAY_HEAD_IP:6379" in (config.worker_script or "")
+    assert config.auth is not None
+    assert config.auth.private_key == folder / "key"
+    head = NodeType.from_node_config("ray_head", result["available_node_types"]["ray_head"]["node_config"])
+    assert head.user_data == "#!/usr/bin/bash\ntrue\n\n#!/bin/bash\ntrue\n"
+    assert (head.images_id, head.metrics_enabled) == ("ami-1", True)
+    assert not config.node_updaters
 
 
 @pytest.mark.parametrize("key", ["file_mounts", "initialization_commands", "rsync_exclude", "idle_timeout_minutes"])
@@ -183,6 +265,14 @@ def test_the_public_key_file_leaves_auth_since_the_head_would_not_find_it(folder
 
 def test_a_yaml_that_does_not_want_its_key_authorised_passes_none_on(folder: Path) -> None:
     assert "_ssh_public_key" not in bootstrapped(lambda c: c["provider"].update(authorize_ssh_key=False))["provider"]
+
+
+@pytest.mark.parametrize(("wish", "made"), [(None, False), (True, True), (False, False)])
+def test_user_data_is_made_for_the_key_only_on_request(folder: Path, wish: bool | None, made: bool) -> None:
+    """What is sent replaces the template's own user data, which may be what installs the agent."""
+    result = bootstrapped(lambda c: c["provider"].update(authorize_ssh_key=wish))
+    for node_type in result["available_node_types"].values():
+        assert ("userdata" in node_type["node_config"]) is made
 
 
 def test_the_head_learns_its_resources_and_labels(folder: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raydog.autoscaler.files import upload_destination
-from raydog.autoscaler.userdata import can_authorize_key, combine, with_authorized_key
+from raydog.autoscaler.userdata import EMPTY_SCRIPT, can_authorize_key, combine, with_authorized_key
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"
 
@@ -52,9 +52,13 @@ def test_the_key_is_authorised_after_the_users_own_script(home: Path, shebang: s
     assert stat.S_IMODE((home / ".ssh/authorized_keys").stat().st_mode) == 0o600
 
 
-def test_a_node_without_user_data_gets_the_key(home: Path) -> None:
-    assert run(with_authorized_key(None, getpass.getuser(), KEY), home).returncode == 0
+def test_an_empty_script_authorises_the_key(home: Path) -> None:
+    assert run(with_authorized_key(EMPTY_SCRIPT, getpass.getuser(), KEY), home).returncode == 0
     assert keys(home) == [KEY]
+
+
+def test_a_templates_own_user_data_is_not_replaced() -> None:
+    assert with_authorized_key(None, "me", KEY) is None
 
 
 def test_doing_it_again_keeps_what_is_there(home: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import logging
 import os
 import socket
 import subprocess
@@ -14,11 +15,12 @@ from pathlib import Path
 from raydog.emulator.driver import DriverEvents, InstanceSpec, TaskSpec
 from raydog.errors import ProvisioningError, StateError
 
-from . import host, image
+from . import host, image, internet
 from .guest.channel import Channel, Message
 from .instance import CONSOLE, RealInstance
 from .leftovers import Record, clean
 
+_log = logging.getLogger("raydog.emulator")
 _KEPT_ENDED = 200
 """Ended instances whose outputs can still be read."""
 _SETUP_SECONDS = 60.0
@@ -58,22 +60,16 @@ class RealDriver:
     async def start(self, events: DriverEvents) -> None:
         """Fetch the image if it is not there, make the network. ProvisioningError says what is missing."""
         host.check_machine()
-        if self._internet:
-            raise ProvisioningError(
-                "real instances have no way out to the internet yet (--internet): "
-                "give them what they need through user data or /usr of this machine",
-                "Internet",
-            )
         self._events = events
         self._loop = asyncio.get_running_loop()
-        tree = await asyncio.to_thread(image.ensure_packages)
+        tree = await asyncio.to_thread(image.ensure_packages, None, _log.info)
         python = await asyncio.to_thread(host.python_description)
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._record.take()
-        self._subnet, self._hold = host.take_subnet(self._state_dir)
-        self.gateway_ip = str(self._subnet.network_address + 1)
-        self._next_address = int(self._subnet.network_address) + 10
         try:
+            self._record.take()
+            self._subnet, self._hold = host.take_subnet(self._state_dir)
+            self.gateway_ip = str(self._subnet.network_address + 1)
+            self._next_address = int(self._subnet.network_address) + 10
             self._start_keeper()
             self._setup = self._loop.create_future()
             workplace = self._state_dir.resolve() / "namespaces"
@@ -94,7 +90,13 @@ class RealDriver:
                     "libraries": os.pathsep.join(map(str, image.library_folders(tree))),
                 }
             )
-            await asyncio.wait_for(asyncio.shield(self._setup), _SETUP_SECONDS)
+            try:
+                await asyncio.wait_for(self._setup, _SETUP_SECONDS)
+            except asyncio.TimeoutError as error:
+                cause = f"real instances were not prepared in {_SETUP_SECONDS:.0f} s: {self._record.keeper_said()}"
+                raise ProvisioningError(cause, "Instances") from error
+            if self._internet:
+                await asyncio.to_thread(self._open_way_out)
         except BaseException:
             await self.close()
             raise
@@ -202,6 +204,12 @@ class RealDriver:
                 "address": instance.address,
             }
             self._tell(boot, (end.fileno(),))
+
+    def _open_way_out(self) -> None:
+        interface = host.interface_name(self._state_dir)
+        planned = internet.plan(interface)
+        self._record.add("internet", planned)
+        internet.open_way_out(planned, interface, str(self._subnet))
 
     def _start_keeper(self) -> None:
         loop, _events = self._running()

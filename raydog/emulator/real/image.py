@@ -30,7 +30,9 @@ from pathlib import Path
 
 from raydog.errors import ProvisioningError
 
-PACKAGES = ("iproute2", "openssh-client", "openssh-server", "procps", "redis-server", "redis-tools", "rsync")
+PACKAGES = (
+    "iproute2", "nftables", "openssh-client", "openssh-server", "procps", "redis-server", "redis-tools", "rsync",
+)  # fmt: skip
 """Debian packages whose programs an instance has."""
 
 _LAYOUT = 1

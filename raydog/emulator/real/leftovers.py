@@ -12,12 +12,13 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from raydog.errors import StateError, TeardownError
 from raydog.waiting import Pending, Ready, WaitTimeout, wait_until
 
 from .guest.netlink import Netlink
+from .internet import close_way_out
 
 _END_SECONDS = 20.0
 
@@ -44,6 +45,11 @@ class Record:
         """Note the keeper's process and the interface on the host."""
         text = json.dumps({"keeper": keeper, "started": _start_time(keeper), "interface": interface})
         (self._dir / "real.json").write_text(text + "\n")
+
+    def add(self, key: str, value: dict[str, Any]) -> None:
+        """Note one thing more."""
+        path = self._dir / "real.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}) + "\n")
 
     def keeper_log(self) -> int:
         """A file for the keeper's errors, for the duration of its start."""
@@ -84,6 +90,8 @@ def remove(state_dir: Path) -> list[str]:
         record = json.loads(path.read_text())
         if _end_process(record["keeper"], record["started"]):
             removed.append(f"process {record['keeper']} (keeper of the instances)")
+        if "internet" in record:
+            removed += close_way_out(record["internet"])
         if _remove_interface(record["interface"]):
             removed.append(f"network interface {record['interface']}")
         path.unlink()

@@ -54,11 +54,13 @@ class Channel:
     def receive(self) -> list[tuple[Message, list[int]]]:
         """The messages that have arrived, each with its files. EOFError when the other end is gone."""
         try:
-            data, files, _flags, _address = socket.recv_fds(self._socket, _CHUNK, _MOST_FILES, socket.MSG_CMSG_CLOEXEC)
+            data, files, _flags, _address = socket.recv_fds(self._socket, _CHUNK, _MOST_FILES)
         except BlockingIOError:
             return []
         except ConnectionResetError as error:
             raise EOFError from error
+        for number in files:
+            os.set_inheritable(number, False)  # recv_fds does not pass on MSG_CMSG_CLOEXEC
         self._files.extend(files)
         if not data:
             raise EOFError

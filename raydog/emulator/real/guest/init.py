@@ -161,7 +161,10 @@ class Init:
         self._connect(outside)
         outside.close()
         self._phase("network")
-        socket.sethostname(self._instance.hostname)
+        try:
+            socket.sethostname(self._instance.hostname)
+        except OSError as error:
+            raise OSError(error.errno, f"hostname {self._instance.hostname!r}: {error.strerror}") from error
         mount_root(self._machine.workplace, self._machine.visible, self._machine.split)
         self._phase("root")
         self._settle()
