@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,9 @@ from raydog.yellowdog.view import ClusterView
 if TYPE_CHECKING:
     from raydog.autoscaler.tags import TagStore
     from raydog.ssh import SshSession, Tunnel
+
+# What goes wrong for a moment is tried again; what stays wrong is raised. Neither is for the terminal of a Ray command.
+logging.getLogger("raydog").addHandler(logging.NullHandler())
 
 _TEARDOWN_SECONDS = 120.0
 _LOGIN_SECONDS = 30.0
@@ -232,8 +236,8 @@ class ClientSide:
             return self._tags
 
     def _connect_tags(self) -> Any:
-        from raydog.autoscaler.scripts import REMOTE_DIR  # noqa: PLC0415
         from raydog.autoscaler.redis_tags import connect_redis  # noqa: PLC0415
+        from raydog.autoscaler.scripts import REMOTE_DIR  # noqa: PLC0415
         from raydog.ssh import Tunnel  # noqa: PLC0415
 
         with self._lock:
@@ -250,6 +254,9 @@ class ClientSide:
         with self._lock:
             if self._tags is not None:
                 self._tags.close()
+                if self._tags.unsent:
+                    why = self._tags.last_error
+                    click.echo(f"RayDog: the head's tag server did not take all tags: {why}", err=True)
                 self._tags = None
             if self._tunnel is not None:
                 self._tunnel.stop()

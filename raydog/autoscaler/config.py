@@ -183,7 +183,7 @@ class ClusterConfig:
 
 def autoscaler_v2_wanted() -> bool:
     """Whether ``ray up`` on this machine gives the head autoscaler v2 (``ray/autoscaler/_private/commands.py``)."""
-    return os.environ.get("RAY_UP_enable_autoscaler_v2", "1") == "1"  # noqa: SIM112 - Ray's name
+    return os.environ.get("RAY_UP_enable_autoscaler_v2", "1") == "1"
 
 
 def check_cluster_name(name: Any, findings: Findings) -> None:

@@ -31,8 +31,8 @@ from raydog.autoscaler.environment import (
 )
 from raydog.autoscaler.failures import FailureLog
 from raydog.autoscaler.pools import WorkerPools
-from raydog.autoscaler.side import Tags
 from raydog.autoscaler.redis_tags import connect_redis
+from raydog.autoscaler.side import Tags
 from raydog.autoscaler.tags import TagStore
 from raydog.autoscaler.terminator import Terminator
 from raydog.errors import PlatformUnavailableError, ProvisioningError, RayDogError, StateError

@@ -9,7 +9,6 @@ from typing import Any
 
 from ray.autoscaler.node_provider import NodeProvider
 
-
 _START = (
     ". /opt/yellowdog/agent/venv/bin/activate; ulimit -n 65536; "
     "ray start --head --port=6379 --dashboard-host=127.0.0.1 --disable-usage-stats "

@@ -28,7 +28,9 @@ from raydog.errors import ConfigError, RayDogError, TeardownError
 from raydog.progress import Progress
 from raydog.waiting import Pending, Ready, WaitTimeout, wait_until
 
-_YAML, _JOB, _KEY = "raydog-local.yaml", "ray-sleep-job.py", "raydog-local-key"
+EXAMPLES = Path(raydog.__file__).resolve().parents[1] / "examples" / "autoscaler"
+"""There in a checkout, and only there."""
+YAML, JOB, KEY = "raydog-local.yaml", "ray-sleep-job.py", "raydog-local-key"
 _WORKERS = 3
 _COMMAND_SECONDS = 180.0
 _IDLE_SECONDS = 120.0
@@ -37,14 +39,13 @@ _GOAL = 1.2
 
 def run_demo(*, with_floor: bool = True) -> None:
     """Play it. Raises `RayDogError` if a step fails; leaves nothing behind in any case."""
-    examples = Path(raydog.__file__).resolve().parents[1] / "examples" / "autoscaler"
-    if not (examples / _YAML).exists():
+    if not (EXAMPLES / YAML).exists():
         raise ConfigError("the demo needs RayDog's repository: clone it and run make demo there")
     folder = Path(tempfile.mkdtemp(prefix="raydog-demo-"))
     links_before = network_links()
     try:
-        for name in (_YAML, _JOB):
-            shutil.copy(examples / name, folder / name)
+        for name in (YAML, JOB):
+            shutil.copy(EXAMPLES / name, folder / name)
         _play(folder, links_before, with_floor)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -57,19 +58,19 @@ def _play(folder: Path, links_before: frozenset[str], with_floor: bool) -> None:
     try:
         with scene.phase("start a YellowDog on this machine (raydog emulator start)") as progress:
             emulator = daemon.start(state, Settings(), progress.update)
-            _make_key(folder / _KEY)
+            make_key(folder / KEY)
         links = network_links() - links_before
         scene.environment = {**emulator.environment, "RAY_UP_enable_autoscaler_v2": _version()}
         ray = str(Path(sys.executable).with_name("ray"))
 
-        with scene.phase(f"ray up -y {_YAML}") as progress:
-            scene.run([ray, "up", "-y", _YAML], lambda: _nodes(emulator), progress, _COMMAND_SECONDS)
+        with scene.phase(f"ray up -y {YAML}") as progress:
+            scene.run([ray, "up", "-y", YAML], lambda: _nodes(emulator), progress, _COMMAND_SECONDS)
         up_seconds = scene.phases[-1].seconds
 
-        with scene.phase(f"ray submit {_YAML} {_JOB}: a job that needs {_WORKERS} workers") as progress:
+        with scene.phase(f"ray submit {YAML} {JOB}: a job that needs {_WORKERS} workers") as progress:
             watch = _Growth(emulator, progress)
             arguments = ["--tasks", str(_WORKERS), "--seconds", "5", "--min-nodes", str(_WORKERS)]
-            output = scene.run([ray, "submit", _YAML, _JOB, *arguments], watch.look, progress, _COMMAND_SECONDS)
+            output = scene.run([ray, "submit", YAML, JOB, *arguments], watch.look, progress, _COMMAND_SECONDS)
             seen |= footprint(emulator.record.pid)
             for line in output.splitlines():
                 if line.startswith(("  1", f"{_WORKERS} tasks on")):
@@ -78,8 +79,8 @@ def _play(folder: Path, links_before: frozenset[str], with_floor: bool) -> None:
         with scene.phase("the workers leave when they have been idle for 15 s") as progress:
             _await_workers_gone(emulator, progress)
 
-        with scene.phase(f"ray down -y {_YAML}") as progress:
-            scene.run([ray, "down", "-y", _YAML], lambda: _nodes(emulator), progress, _COMMAND_SECONDS)
+        with scene.phase(f"ray down -y {YAML}") as progress:
+            scene.run([ray, "down", "-y", YAML], lambda: _nodes(emulator), progress, _COMMAND_SECONDS)
 
         with scene.phase("on the platform nothing is left: instances, pools, tasks") as progress:
             _prove_platform_empty(emulator, progress)
@@ -105,7 +106,8 @@ def _version() -> str:
     return os.environ.get("RAY_UP_enable_autoscaler_v2", "1")
 
 
-def _make_key(path: Path) -> None:
+def make_key(path: Path) -> None:
+    """An SSH key pair without a passphrase, at ``path`` and ``path.pub``."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(path)], check=True)
 
 
@@ -188,7 +190,7 @@ def _prove_machine_clean(seen: Footprint, folder: Path, links: frozenset[str], p
 def measure_floor(scene: Scene, emulator: Running, progress: Progress) -> float:
     """Seconds of ``ray up`` with a head that is booted by hand and a provider that only answers."""
     with booted_node(scene.folder, emulator, progress) as address:
-        config = floor_yaml(address, "yd-agent", str(scene.folder / _KEY))
+        config = floor_yaml(address, "yd-agent", str(scene.folder / KEY))
         (scene.folder / "floor.yaml").write_text(yaml.safe_dump(config))
         ray = str(Path(sys.executable).with_name("ray"))
         started = time.monotonic()
@@ -214,7 +216,7 @@ def booted_node(folder: Path, emulator: Running, progress: Progress) -> Iterator
     try:
         task = NodeRequest(naming.node_name("floor", cluster.cluster_id, "head", "floor"), "sleep infinity", {}, 3600.0)
         node = gateway.add_nodes(group.group_id, [task])[0]
-        public_key = (folder / f"{_KEY}.pub").read_text()
+        public_key = (folder / f"{KEY}.pub").read_text()
         pool = PoolRequest(
             name=naming.pool_name("floor", cluster.cluster_id, "head"),
             template="local/head",
@@ -230,7 +232,7 @@ def booted_node(folder: Path, emulator: Running, progress: Progress) -> Iterator
             return Ready(address) if address else Pending("a node boots")
 
         host = wait_until(known, 60.0, on_pending=progress.update).private_ip
-        wait_for_login(SshTarget(host, "yd-agent", folder / _KEY), 60.0).close()
+        wait_for_login(SshTarget(host, "yd-agent", folder / KEY), 60.0).close()
         yield host
     finally:
         pools = clusters.request_teardown(gateway, name)

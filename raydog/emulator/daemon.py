@@ -168,40 +168,60 @@ def _launch(state: StateDir, settings: Settings, progress: Progress) -> Running:
     if settings.internet:
         command.append("--internet")
     progress(f"starting the emulator with {settings.instances} instances")
-    with os.fdopen(reader, encoding="utf-8") as reports:
+    with os.fdopen(reader, encoding="utf-8") as lines:
+        reports = _Reports(lines)
         try:
-            with state.log.open("a", encoding="utf-8") as log:
-                subprocess.run(
-                    command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writer,), cwd="/", check=True
-                )
-        finally:
-            os.close(writer)
-        _await_ready(state, reports, progress)
-    return require_running(state)
-
-
-def _await_ready(state: StateDir, reports: Iterator[str], progress: Progress) -> None:
-    """Read the daemon's reports until it answers. Interrupted, it is told to end and that is waited for."""
-    daemon: Record | None = None
-    outcome: dict[str, Any] = {}
-    try:
-        for line in reports:
-            report = json.loads(line)
-            if "pid" in report:
-                daemon = Record(report["pid"], report["started"], "")
-            elif "progress" in report:
-                progress(report["progress"])
-            else:
-                outcome = report
-                break
-    except BaseException:
-        if daemon is not None:
-            end_process(daemon)
-        raise
+            try:
+                _run_detached(command, state.log, writer)
+            finally:
+                os.close(writer)
+            outcome = reports.outcome(progress)
+        except BaseException:  # such as Ctrl+C: nobody would know of a daemon that goes on
+            reports.end_daemon()
+            raise
     if "error" in outcome:
         raise StateError(f"the emulator did not start: {outcome['error']} (log: {state.log})")
     if "url" not in outcome:
         raise StateError(f"the emulator died while it started; its log {state.log} ends:\n{log_tail(state)}")
+    return require_running(state)
+
+
+def _run_detached(command: list[str], log_file: Path, writer: int) -> None:
+    """Returns as soon as the daemon has left this session (see `raydog.emulator.service.main`)."""
+    with log_file.open("a", encoding="utf-8") as log:
+        subprocess.run(
+            command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, pass_fds=(writer,), cwd="/", check=True
+        )
+
+
+class _Reports:
+    """What a daemon says while it starts, a line of JSON each: its process, progress, then the outcome."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._daemon: Record | None = None
+
+    def _next(self) -> dict[str, Any] | None:
+        line = next(self._lines, None)
+        report: dict[str, Any] | None = None if line is None else json.loads(line)
+        if report is not None and "pid" in report:
+            self._daemon = Record(report["pid"], report["started"], "")
+        return report
+
+    def outcome(self, progress: Progress) -> dict[str, Any]:
+        """``url`` or ``error``; empty if the daemon died without a word."""
+        while (report := self._next()) is not None:
+            if "progress" in report:
+                progress(report["progress"])
+            elif "pid" not in report:
+                return report
+        return {}
+
+    def end_daemon(self) -> None:
+        if self._daemon is None:
+            self._next()
+        if self._daemon is not None:
+            end_process(self._daemon)
 
 
 def end_process(record: Record) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 
 from raydog.emulator.driver import InstanceDriver, InstanceSpec
@@ -26,6 +27,8 @@ AGENT_HOME = "/opt/yellowdog/agent"
 AGENT_DATA = "/var/opt/yellowdog/agent/data"
 FIRST_RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
 
 
 class Fleet:
@@ -128,6 +131,7 @@ class Fleet:
         if pool is None or pool.status in POOL_FINISHED:
             return
         instance.compute.error = f"Instance {instance.id} failed to boot: {reason}"
+        log.warning("instance %s of %s failed to boot: %s", instance.hostname, pool.name, reason)
         delay = min(FIRST_RETRY_SECONDS * 2**pool.boot_failures, LONGEST_RETRY_SECONDS)
         pool.boot_failures += 1
         pool.retry_at = self._state.clock.now() + delay

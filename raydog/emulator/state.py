@@ -6,6 +6,7 @@ workers of each pool, both by worker tag), so that a step costs what has changed
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator
 
@@ -24,6 +25,8 @@ from raydog.emulator.entities import (
     Worker,
     WorkRequirement,
 )
+
+log = logging.getLogger(__name__)
 
 
 def _shift(counts: dict[str, int], old: str | None, new: str | None) -> None:
@@ -85,11 +88,13 @@ class State:
         elif old == "READY":
             group.ready.pop(task, None)
         task.status = status
+        log.info("task %s: %s", task.name or task.id, status)
 
     def set_requirement_status(self, requirement: WorkRequirement, status: str) -> None:
         if requirement.status != status:
             requirement.status = status
             requirement.status_changed = self.clock.now()
+            log.info("work requirement %s: %s", requirement.name, status)
 
     def set_group_status(self, group: TaskGroup, status: str) -> None:
         if group.status != status:
@@ -100,6 +105,7 @@ class State:
         _shift(node.pool.node_counts, node.status, status)
         node.status = status
         node.status_changed = self.clock.now()
+        log.info("node on %s: %s", node.instance.hostname, status)
 
     def set_worker_status(self, worker: Worker, status: str) -> None:
         _shift(worker.node.pool.worker_counts, worker.status, status)
@@ -109,11 +115,13 @@ class State:
         _shift(instance.compute.counts, instance.status, status)
         instance.status = status
         instance.status_changed = self.clock.now()
+        log.info("instance %s of %s: %s", instance.hostname, instance.compute.name, status)
 
     def set_pool_status(self, pool: Pool, status: str) -> None:
         if pool.status != status:
             pool.status = status
             pool.status_changed = self.clock.now()
+            log.info("worker pool %s: %s", pool.name, status)
 
     def set_compute_status(self, compute: ComputeRequirement, status: str) -> None:
         if compute.status != status:

@@ -101,8 +101,9 @@ class Work:
             raise bad_transition(f"work requirement {requirement.name} is FINISHING and takes no task groups")
         groups = self._parse_groups(requirement, added)
         changes = [(group, self._changes(known[group.id])) for group in requirement.groups]
-        requirement.priority = as_number(request.get("priority"), "priority", requirement.priority)
-        requirement.tag = check_tag(request.get("tag"), requirement.name)
+        priority = as_number(request.get("priority"), "priority", requirement.priority)
+        tag = check_tag(request.get("tag"), requirement.name)
+        requirement.priority, requirement.tag = priority, tag  # all is checked: from here on nothing is refused
         for group, change in changes:
             group.priority, group.tag, group.finish_if_all_finished, group.finish_if_any_failed = change
         self._append(requirement, groups)

@@ -208,6 +208,30 @@ def test_wrong_templates_and_busy_ports_are_one_clean_line(cli: Cli, tmp_path: P
     assert other.status()["crashed"] is False
 
 
+def test_interrupted_start_leaves_no_daemon(cli: Cli, tmp_path: Path) -> None:
+    templates = tmp_path / "templates.yaml"
+    os.mkfifo(templates)  # the daemon waits here for as long as nobody writes
+    command = [*RAYDOG, "start", "--instances", "simulated", "--templates", str(templates)]
+    with subprocess.Popen(command, env=cli.environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        descriptor = wait_until(lambda: _open_for_writing(templates), 30)
+        try:
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=30)
+            assert process.returncode == 1
+            with pytest.raises(BrokenPipeError):  # nobody reads any more: the daemon is gone
+                os.write(descriptor, b"[]")
+        finally:
+            os.close(descriptor)
+    assert cli.status()["running"] is False
+
+
+def _open_for_writing(fifo: Path) -> Ready[int] | Pending:
+    try:
+        return Ready(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK))
+    except OSError as error:
+        return Pending(str(error))
+
+
 def test_templates_of_a_file_can_be_provisioned(cli: Cli, tmp_path: Path) -> None:
     templates = tmp_path / "templates.yaml"
     templates.write_text("- {name: cloud/gpu, cpus: 8, gpus: 1, ram_gb: 64, spot: true}\n", encoding="utf-8")

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TypeVar
 
 import pytest
+import redis
 
 from raydog.emulator.real.image import find_program, program_environment
 from raydog.errors import ProvisioningError
@@ -81,11 +82,15 @@ class _Server:
     def command(self) -> list[str]:
         raise NotImplementedError
 
+    def ready(self) -> bool:
+        return answers(self.port)
+
     def start(self: Self) -> Self:
         """Start it and wait until it listens."""
+        command = self.command()
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                self.command(),
+                command,
                 cwd=self.folder,
                 env={**os.environ, **program_environment()},
                 stdin=subprocess.DEVNULL,
@@ -97,9 +102,9 @@ class _Server:
         def listening() -> bool:
             if process.poll() is not None:
                 raise AssertionError(f"{process.args!r} ended:\n{(self.folder / 'log').read_text()}")
-            return answers(self.port)
+            return self.ready()
 
-        eventually(listening, what=f"{self.command()[0]} listens")
+        eventually(listening, what=f"{command[0]} listens")
         return self
 
     def kill(self, with_signal: int = signal.SIGKILL) -> None:
@@ -138,6 +143,14 @@ class RedisServer(_Server):
         }
         flags = [word for name, value in options.items() for word in (f"--{name}", value)]
         return [program("redis-server"), *flags]
+
+    def ready(self) -> bool:
+        """Whether it serves: it listens already while it loads its append-only file."""
+        with redis.Redis(port=self.port, password=self.password) as client:
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:
+                return False
 
 
 class SshServer(_Server):

@@ -168,6 +168,7 @@ def test_outputs_are_bounded_in_number(tmp_path: Path) -> None:
     assert not (tmp_path / "instance").exists()
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the keeper has one thread
 def test_program_runs_in_a_session_of_its_own_and_the_session_can_be_killed(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out:
         session = tasks.spawn(
@@ -181,6 +182,7 @@ def test_program_runs_in_a_session_of_its_own_and_the_session_can_be_killed(tmp_
     assert tasks.exit_code(status) == 128 + signal.SIGKILL
 
 
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")  # the keeper has one thread
 def test_program_that_cannot_start_says_why(tmp_path: Path) -> None:
     with (tmp_path / "out").open("wb") as out, pytest.raises(FileNotFoundError, match="cannot start /no/such"):
         tasks.spawn(["/no/such"], {}, out.fileno())

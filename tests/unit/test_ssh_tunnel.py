@@ -37,8 +37,8 @@ def _nothing_left(server: SshServer, echo: EchoServer) -> Iterator[None]:
     def ours() -> list[str]:
         return [thread.name for thread in threading.enumerate() if "raydog" in thread.name]
 
+    eventually(lambda: ours() == [], what="threads of earlier tests have ended")
     descriptors = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
-    assert ours() == []
     yield
     eventually(lambda: ours() == [], what="all threads of the tunnel have ended")
     eventually(lambda: len(os.listdir("/proc/self/fd")) <= descriptors, what="all sockets are closed")  # noqa: PTH208

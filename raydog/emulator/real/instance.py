@@ -32,7 +32,6 @@ class RealInstance:
         """Set while a slow template's boot time passes and nothing exists yet."""
         self._events = events
         self._loop = loop
-        self._tasks: set[str] = set()
         self._channel: Channel | None = None
         self._end: socket.socket | None = None
 
@@ -48,7 +47,6 @@ class RealInstance:
 
     def run_task(self, task: TaskSpec) -> None:
         """Have PID 1 start a task."""
-        self._tasks.add(task.task_id)
         environment = {**self.spec.environment, "YD_WORKER_SLOT": str(task.worker_slot), **task.environment}
         self._say(
             {
@@ -127,7 +125,6 @@ class RealInstance:
             self.failure = message["error"]
         elif event == "finished":
             self.outputs.finish(message["task_id"])
-            self._tasks.discard(message["task_id"])
             if not self.terminating:
                 self._events.task_finished(message["task_id"], message["exit_code"], message["error"])
         elif self.terminating:

@@ -27,10 +27,14 @@ def plan(interface: str) -> dict[str, Any]:
 
 def open_way_out(planned: dict[str, Any], interface: str, subnet: str) -> None:
     """Let packets of ``subnet`` out, in this host's name. ProvisioningError if the kernel or nft refuses."""
-    rules = (
-        f"table ip {planned['table']} {{ chain out {{ type nat hook postrouting priority srcnat; "
-        f'ip saddr {subnet} oifname != "{interface}" masquerade; }} }}\n'
-    )
+    rules = f"""\
+table ip {planned["table"]} {{
+    chain out {{
+        type nat hook postrouting priority srcnat
+        ip saddr {subnet} oifname != "{interface}" masquerade
+    }}
+}}
+"""
     done = _nft("-f", "-", rules=rules)
     if done.returncode != 0:
         cause = f"instances get no way out to the internet, nft says: {done.stderr.strip()}"

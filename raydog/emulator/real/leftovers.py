@@ -1,7 +1,8 @@
 """What an emulator with real instances may leave on the host, written down so that it can be removed.
 
 That is little by design: instances, mounts and networks live in namespaces that end with their processes,
-and those end with the emulator. What a crash in the wrong moment can leave is the keeper itself.
+and those end with the emulator. What a crash can leave is a way out to the internet (`internet`) and the
+output files of instances; the keeper and its interface only if the kernel has not yet got round to them.
 """
 
 from __future__ import annotations

@@ -285,8 +285,7 @@ class Init:
                 self._after(grace, lambda task=task: self._end_session(task))  # type: ignore[misc]
 
     def _end_session(self, task: tasks.Task) -> None:
-        holder = self._tasks.get(task.session)
-        if holder is None or holder is task:  # else the number belongs to a later task by now
+        if not task.over:
             tasks.kill_session(task.session)
 
     def _reap(self) -> None:
@@ -304,6 +303,7 @@ class Init:
                 said = Path("/var/log/auth.log").read_text(errors="replace").strip()[-500:]
                 raise ChildProcessError(f"sshd ended with {code}: {said}")
             elif task := self._tasks.pop(process, None):
+                task.over = not tasks.session_members(task.session)
                 self._finished(task.task_id, code, None)
                 tasks.remove_folder(task.folder)
 

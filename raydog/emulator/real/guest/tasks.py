@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
 import shutil
@@ -32,7 +33,8 @@ class Task:
     task_id: str
     session: int
     folder: Path
-    ended: bool = False
+    over: bool = False
+    """Known to have left no process behind; its number may belong to another session from then on."""
 
 
 def start(
@@ -121,15 +123,17 @@ def _allow_many_files() -> None:
 
 def kill_session(session: int) -> bool:
     """SIGKILL to every process of a session; False if there was none."""
-    found = False
-    for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and _session_of(entry.name) == session:
-            found = True
-            try:
-                os.kill(int(entry.name), signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-    return found
+    members = session_members(session)
+    for process in members:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+    return bool(members)
+
+
+def session_members(session: int) -> list[int]:
+    """The processes of a session that still run."""
+    names = [entry.name for entry in os.scandir("/proc") if entry.name.isdigit()]
+    return [int(name) for name in names if _session_of(name) == session]
 
 
 def _session_of(process: str) -> int | None:

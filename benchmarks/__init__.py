@@ -1,0 +1,1 @@
+"""Every figure that RayDog states, measured: ``make bench``."""

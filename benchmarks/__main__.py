@@ -1,0 +1,67 @@
+"""Run all benchmarks: a table for people, ``benchmarks/results/latest.json`` for everything else.
+
+Each row has ``name``, ``unit``, ``ours``, ``peer``, ``floor``, ``goal`` and ``met``. ``peer`` is the reference
+implementation's way of doing the same, ``floor`` the least that is possible, both from the same run; either may be null.
+Exits with 1 if a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+SUITES = ("tags", "ray_up")
+RESULTS = Path(__file__).with_name("results") / "latest.json"
+
+
+def main() -> int:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__.splitlines()[0])
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"some of: {', '.join(SUITES)} (default: all)")
+    chosen = parser.parse_args().suites or list(SUITES)
+    unknown = [name for name in chosen if name not in SUITES]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; there are {', '.join(SUITES)}")
+    kept = [] if chosen == list(SUITES) else _earlier(chosen)
+    rows: list[dict[str, Any]] = []
+    for name in chosen:
+        for row in importlib.import_module(f"benchmarks.{name}").run():
+            rows.append({"suite": name, **row})
+            _print(row)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps([*kept, *rows], indent=2) + "\n", encoding="utf-8")
+    missed = [row["name"] for row in rows if row["met"] is False]
+    if missed:
+        print(f"\ngoals missed: {', '.join(missed)}")
+    print(
+        f"\n{len(os.sched_getaffinity(0))} cores; load {os.getloadavg()[0]:.1f}; written to benchmarks/results/latest.json"
+    )
+    return 1 if missed else 0
+
+
+def _earlier(chosen: list[str]) -> list[dict[str, Any]]:
+    """The rows of suites that are not run now."""
+    if not RESULTS.exists():
+        return []
+    return [row for row in json.loads(RESULTS.read_text(encoding="utf-8")) if row.get("suite") not in chosen]
+
+
+def _print(row: dict[str, Any]) -> None:
+    met = {True: "met", False: "MISSED", None: "-"}[row["met"]]
+    numbers = "".join(f"{_number(row[key]):>10}" for key in ("ours", "peer", "floor", "goal"))
+    if not getattr(_print, "headed", False):
+        print(f"{'':<38}{'unit':>6}{'ours':>10}{'peer':>10}{'floor':>10}{'goal':>10}")
+        setattr(_print, "headed", True)  # noqa: B010
+    print(f"{row['name']:<38.38}{row['unit']:>6}{numbers}  {met}", flush=True)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
