@@ -1,8 +1,8 @@
 """Run all benchmarks: a table for people, ``benchmarks/results/latest.json`` for everything else.
 
 Each row has ``name``, ``unit``, ``ours``, ``peer``, ``floor``, ``goal`` and ``met``. ``peer`` is the reference
-implementation's way of doing the same, ``floor`` the least that is possible, both from the same run; either may be null.
-Exits with 1 if a goal is missed.
+implementation's way of doing the same, ``floor`` the least that is possible, both from the same run; either may be
+null. Exits with 1 if a goal is missed.
 """
 
 from __future__ import annotations

@@ -29,6 +29,7 @@ from raydog.yellowdog.records import ClusterRecord, NodeAddress, NodeRecord
 from raydog.yellowdog.view import ClusterView
 
 if TYPE_CHECKING:
+    from raydog.autoscaler.head import Head
     from raydog.autoscaler.tags import TagStore
     from raydog.ssh import SshSession, Tunnel
 
@@ -117,18 +118,22 @@ class ClientSide:
         progress = Progress()
         launcher = HeadLauncher(self._gateway, self._credentials, self._config, progress, self._note_made)
         try:
-            head = launcher.launch(node_type, tags, self._digests)
+            with self._guard.making():
+                head = launcher.launch(node_type, tags, self._digests)
+                self._take_over(head)
+                # Ray looks for the head by these very tags, "uninitialized" among them.
+                self._tag_store().update(head.node.name, tags)
         except BaseException as error:
             progress.close()
             self._end_after(error)
             raise
+
+    def _take_over(self, head: Head) -> None:
         with self._lock:
             self._session = head.session
             self._view = ClusterView(self._gateway, head.cluster)
             self._view.add([head.node])
             self._view.know_address(head.node.name, head.address)
-        # Ray looks for the head by these very tags, "uninitialized" among them.
-        self._tag_store().update(head.node.name, tags)
 
     def _note_made(self, cluster_id: str) -> None:
         self._made = cluster_id
@@ -199,6 +204,8 @@ class ClientSide:
     def set_tags(self, name: str, tags: Tags) -> None:
         if tags.get(TAG_RAY_NODE_STATUS) == STATUS_UP_TO_DATE:
             self._guard.disarm()  # the cluster is usable; from here on it is the user's
+        if self._guard.interrupted:
+            return  # the head is being ended; Ray's thread that sets it up does not know yet
         self._tag_store().update(name, tags)
 
     def complete_head(self) -> None:

@@ -59,7 +59,7 @@ class Head:
 
 
 class HeadLauncher:
-    """Makes the head of one cluster. ``made`` is called with a cluster's id before anything of it can cost money."""
+    """Makes the head of one cluster. ``made`` is called with a cluster's id before anything of it exists."""
 
     def __init__(
         self,
@@ -85,10 +85,11 @@ class HeadLauncher:
         """
         self._clear_the_way()
         self._progress.update("making the work requirement")
+        cluster_id = naming.new_cluster_id()
+        self._made(cluster_id)
         cluster = clusters.add_cluster(
-            self._gateway, self._name, self._config.tag, node_type.name, self._config.lifetime
+            self._gateway, self._name, self._config.tag, node_type.name, self._config.lifetime, cluster_id
         )
-        self._made(cluster.cluster_id)
         self._yield_to_older(cluster)
         node = self._submit(cluster, node_type, tags, digests)
         pool = add_head_pool(self._gateway, self._config, cluster, node_type)
