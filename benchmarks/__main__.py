@@ -37,9 +37,8 @@ def main() -> int:
     missed = [row["name"] for row in rows if row["met"] is False]
     if missed:
         print(f"\ngoals missed: {', '.join(missed)}")
-    print(
-        f"\n{len(os.sched_getaffinity(0))} cores; load {os.getloadavg()[0]:.1f}; written to benchmarks/results/latest.json"
-    )
+    cores, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
+    print(f"\n{cores} cores; load {load:.1f}; written to benchmarks/results/latest.json")
     return 1 if missed else 0
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from importlib.abc import Traversable
 
 _PACKAGES = ("raydog", "yellowdog_ray")
-_LEFT_OUT = ("raydog/emulator/", "raydog/cli/demo")
+_LEFT_OUT = ("raydog/emulator/", "raydog/demo/")
 _SUFFIXES = (".py", ".sh", ".typed")
 
 

@@ -1,6 +1,6 @@
 """Cleaning up after an interrupted ``ray up``: what this process made goes away again.
 
-While our own code makes the head, an interruption is an exception like others, and the code that made something ends it.
+While our own code makes the head, an interruption is an exception like others, and who made something ends it.
 Afterwards Ray sets the head up: its main thread only waits for another one, which an interruption does not stop, and
 Python ends no process before its threads have ended. So then the handler itself starts the cleaning up, in a thread:
 with the head gone, Ray's thread ends too.
@@ -36,7 +36,8 @@ class InterruptGuard:
         self._armed = True
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
-                self._previous[number] = signal.signal(number, self._note)
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                    self._previous[number] = signal.signal(number, self._note)
 
     def disarm(self) -> None:
         """All is well, or somebody else takes care of it."""

@@ -41,12 +41,18 @@ class ClusterName:
 
 
 def add_cluster(
-    gateway: Gateway, name: ClusterName, tag: str | None, head_type: str, lifetime: timedelta, cluster_id: str
+    gateway: Gateway,
+    name: ClusterName,
+    tag: str | None,
+    head_type: str,
+    lifetime: timedelta,
+    cluster_id: str | None = None,
 ) -> ClusterRecord:
     """Add the work requirement of a new cluster, with the head's task group. Workers' groups come when needed.
 
-    ``cluster_id`` is a new one (`naming.new_cluster_id`): who is interrupted meanwhile can look for it.
+    Who may be interrupted meanwhile chooses the ``cluster_id`` (`naming.new_cluster_id`), to look for it afterwards.
     """
+    cluster_id = cluster_id or naming.new_cluster_id()
     head_tag = naming.worker_tag(cluster_id, head_type)
     group = GroupRequest(
         name=HEAD_GROUP,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,6 +25,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorDaemo
     reason = missing_for_real_instances()
     if reason is not None:
         pytest.skip(reason)
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts jobs in the background so, and programs inherit it; those under test are to hear Ctrl+C.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     daemon = EmulatorDaemon(tmp_path_factory.mktemp("yellowdog") / "emulator", TEMPLATES)
     try:
         yield daemon

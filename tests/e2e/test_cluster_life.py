@@ -58,8 +58,8 @@ def live(
 def ray_processes(cluster: RayCluster) -> str:
     """Ids and start times of what must not be restarted, and Ray's session."""
     return cluster.exec(
-        "for name in gcs_server raylet monitor.py; do for pid in $(pgrep -f $name | sort -n); do "
-        'echo $name $(cut -d" " -f22 /proc/$pid/stat 2>/dev/null); done; done | sort | uniq; '
+        "for pid in $(pgrep -x gcs_server) $(pgrep -x raylet) $(pgrep -f '[/]monitor.py'); do "
+        'echo $pid $(cut -d" " -f22 /proc/$pid/stat) $(cat /proc/$pid/comm); done; '
         "readlink /tmp/ray/session_latest"
     )
 

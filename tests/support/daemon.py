@@ -120,5 +120,5 @@ def links_of(url: str) -> frozenset[str]:
                 continue  # it has no address, or has just gone
             if answer[20:24] == address:
                 ports = Path("/sys/class/net", name, "brif")
-                found |= {name, *(os.listdir(ports) if ports.exists() else ())}
+                found |= {name, *(port.name for port in ports.glob("*"))}
     return frozenset(found)
