@@ -43,7 +43,7 @@ def _print(found: ClusterStatus) -> None:
         click.echo("\nNodes")
         for node in sorted(found.nodes, key=lambda n: (n.kind, n.node_id)):
             address = node.public_ip or node.private_ip or "-"
-            click.echo(f"  {node.kind:<6} {node.node_type:<14.14} {node.status:<10} {address:<15} {node.node_id}")
+            click.echo(f"  {node.kind:<6} {node.status:<10} {address:<15} {node.node_id}")
     if found.pools:
         click.echo("\nWorker pools")
         for pool in found.pools:

@@ -72,6 +72,7 @@ def _play(folder: Path, links_before: frozenset[str], with_floor: bool) -> None:
             arguments = ["--tasks", str(_WORKERS), "--seconds", "5", "--min-nodes", str(_WORKERS)]
             output = scene.run([ray, "submit", YAML, JOB, *arguments], watch.look, progress, _COMMAND_SECONDS)
             seen |= footprint(emulator.record.pid)
+            progress.close()
             for line in output.splitlines():
                 if line.startswith(("  1", f"{_WORKERS} tasks on")):
                     click.echo(f"      {line.strip()}")
