@@ -101,7 +101,7 @@ def for_head(cluster_config: dict[str, Any]) -> dict[str, Any]:
     """
     result = copy.deepcopy(cluster_config)
     provider = result["provider"]
-    for key in ("_config_cache_path", "files_to_upload"):
+    for key in ("_config_cache_path", "_base_dirs", "files_to_upload"):
         provider.pop(key, None)
     auth = provider.get("auth")
     if auth:
@@ -113,10 +113,10 @@ def for_head(cluster_config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parse(cluster_config: dict[str, Any]) -> Parsed:
-    return parse_cluster(cluster_config, files.base_dirs(), files_may_be_missing=_taking_down())
+    return parse_cluster(cluster_config, files.base_dirs(), files_may_be_missing=taking_down())
 
 
-def _taking_down() -> bool:
+def taking_down() -> bool:
     """Whether the command being run is ``ray down``, which no lost file may stop."""
     context = click.get_current_context(silent=True)
     while context is not None:
@@ -197,6 +197,7 @@ def _resolve_provider(result: dict[str, Any], parsed: ClusterConfig) -> None:
     provider["_head_labels"] = dict(parsed.head_labels)
     provider["_autoscaler_v2"] = parsed.autoscaler_v2
     provider["_bootstrapped"] = True
+    provider["_base_dirs"] = [str(folder) for folder in files.base_dirs()]
     public_key = parsed.auth.public_key if parsed.auth is not None and parsed.authorize_ssh_key else None
     provider.pop("_ssh_public_key", None)
     if public_key is not None:

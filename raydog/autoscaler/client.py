@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
-import os
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +16,7 @@ from ray.autoscaler.tags import STATUS_UP_TO_DATE, TAG_RAY_NODE_STATUS, TAG_RAY_
 
 from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.environment import changed_parts
+from raydog.autoscaler.files import base_dirs
 from raydog.autoscaler.interrupts import InterruptGuard
 from raydog.autoscaler.side import Tags
 from raydog.errors import ConfigError, RayDogError, StateError
@@ -57,8 +57,22 @@ class ClientSide:
         self._made: str | None = None
         self._guard = InterruptGuard(self._end_what_was_made)
         if config.config_cache_path is not None:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(config.config_cache_path)  # noqa: PTH108
+            self._distrust(Path(config.config_cache_path))
+
+    def _distrust(self, cache: Path) -> None:
+        """Remove Ray's cache of the bootstrapped YAML, now and (a command may bootstrap twice) at the end.
+
+        It is keyed on the YAML's text alone. One that a killed command left in another folder names that folder's
+        files, so it must not be used.
+        """
+        cache.unlink(missing_ok=True)
+        atexit.register(cache.unlink, missing_ok=True)
+        here = tuple(str(folder) for folder in base_dirs())
+        if self._config.base_dirs and self._config.base_dirs != here:
+            raise ConfigError(
+                f"Ray used a configuration that it had cached for an equal YAML in {self._config.base_dirs[0]}. "
+                "The cache has been removed: run the command again"
+            )
 
     @cached_property
     def _credentials(self) -> Credentials:
@@ -208,13 +222,23 @@ class ClientSide:
             return  # the head is being ended; Ray's thread that sets it up does not know yet
         self._tag_store().update(name, tags)
 
-    def complete_head(self) -> None:
+    def complete_head(self, node_type: str, node_config: Mapping[str, Any]) -> None:
         """Bring a head that lives already what an interrupted ``ray up`` may not have brought."""
-        if self._session is not None:
+        head = self._head()
+        if self._session is not None or self._view is None or head is None:
             return
-        from raydog.autoscaler.head import bring  # noqa: PLC0415 - only ray up brings things
+        from raydog.autoscaler.head import HeadLauncher  # noqa: PLC0415 - only ray up makes heads
 
-        bring(self._log_in(), self._config, self._credentials, self._config.head_build_timeout.total_seconds())
+        progress = Progress()
+        launcher = HeadLauncher(self._gateway, self._credentials, self._config, progress, self._note_made)
+        kind = NodeType.from_node_config(node_type, node_config, self._config.head_resources, self._config.head_labels)
+        try:
+            self._take_over(launcher.resume(self._view.cluster, head, kind))
+        finally:
+            progress.close()
+
+    def _head(self) -> NodeRecord | None:
+        return next((node for node in self.nodes().values() if self.is_head(node)), None)
 
     def _log_in(self) -> SshSession:
         from raydog.autoscaler.head import session_host, ssh_target  # noqa: PLC0415 - reads need no SSH
@@ -223,7 +247,7 @@ class ClientSide:
         with self._lock:
             if self._session is not None and self._session.is_alive:
                 return self._session
-            head = next((node for node in self.nodes().values() if self.is_head(node)), None)
+            head = self._head()
             address = None if head is None else self.address(head.name)
             if address is None:
                 raise StateError(f"cluster {self._config.cluster_name} has no head that can be reached")

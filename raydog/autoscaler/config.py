@@ -159,6 +159,8 @@ class ClusterConfig:
     """By name; empty in a configuration read from the provider section, which does not have them."""
     complete: bool = True
     """False when read from a section that was never bootstrapped: good for reading, not for making nodes."""
+    base_dirs: tuple[str, ...] = ()
+    """The folders that relative paths were resolved in, where the section was bootstrapped on this machine."""
     config_cache_path: str | None = None
     """Where Ray keeps the bootstrapped YAML on this machine, readable by everybody."""
 
@@ -237,6 +239,7 @@ def read_provider(
         head_resources=section.mapping("_head_resources") or {},
         head_labels=section.mapping("_head_labels") or {},
         complete=section.raw("_bootstrapped") is True,
+        base_dirs=tuple(section.raw("_base_dirs") or ()),
         config_cache_path=section.text("_config_cache_path"),
     )
 

@@ -100,6 +100,33 @@ class HeadLauncher:
         self._progress.done(f"the head runs at {session_host(self._config, address)}")
         return Head(cluster, node, address, session)
 
+    def resume(self, cluster: ClusterRecord, node: NodeRecord, node_type: NodeType) -> Head:
+        """Go on with a head that is there already, whatever an interrupted ``ray up`` has not done for it.
+
+        Raises what `launch` raises. Nothing is taken down: it may be another's.
+        """
+        pool = None
+        if node.state is not NodeState.RUNNING:
+            pool = self._pool_of(cluster, node_type)
+            node = self._await_executing(node, pool)
+        address = self._await_address(node, pool)
+        session = self._log_in(address)
+        bring(session, self._config, self._credentials, self._remaining())
+        return Head(cluster, node, address, session)
+
+    def _pool_of(self, cluster: ClusterRecord, node_type: NodeType) -> PoolRecord:
+        """The head's pool; made here if whoever has submitted the head's task never came to making it."""
+        tag = naming.worker_tag(cluster.cluster_id, node_type.name)
+
+        def made() -> Ready[PoolRecord | None] | Pending:
+            pools = clusters.find_pools(self._gateway, self._name, cluster.cluster_id)
+            pool = next((pool for pool in pools if pool.worker_tag == tag), None)
+            if pool is None and not clusters.is_overdue(cluster):
+                return Pending("the head has no worker pool yet; somebody may be making it")
+            return Ready(pool)
+
+        return self._wait(made) or add_head_pool(self._gateway, self._config, cluster, node_type)
+
     def _remaining(self) -> float:
         return max(self._deadline - time.monotonic(), 1.0)
 
@@ -193,7 +220,7 @@ class HeadLauncher:
             return f" ({error})"
         return f" ({'; '.join(messages)})" if messages else ""
 
-    def _await_address(self, node: NodeRecord, pool: PoolRecord) -> NodeAddress:
+    def _await_address(self, node: NodeRecord, pool: PoolRecord | None) -> NodeAddress:
         def known() -> Ready[NodeAddress] | Pending:
             address = self._gateway.node_address(node, pool)
             if address is None:
@@ -260,17 +287,18 @@ def bring(session: SshSession, config: ClusterConfig, credentials: Credentials, 
         raise ProvisioningError(
             f"the head's script failed; its last output:\n{looked.stdout.strip()}", "HeadScriptFailed"
         )
+    archive = f"site-{naming.new_suffix()}.tar.gz"  # another ray up may be bringing the same
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in credentials.as_environment().items())
     session.write_files(
         [
             RemoteFile(f"{directory}/credentials.env", exports.encode()),
             RemoteFile(f"{directory}/start.sh", scripts.start_script().encode(), 0o700),
-            RemoteFile(f"{directory}/site.tar.gz", carry.archive()),
+            RemoteFile(f"{directory}/{archive}", carry.archive()),
             *_uploads(config),
         ]
     )
     unpacked = session.run(
-        f"cd {directory} && mkdir -p site && tar -xzf site.tar.gz -C site && rm site.tar.gz && touch ready",
+        f"cd {directory} && mkdir -p site && tar -xzf {archive} -C site && rm {archive} && touch ready",
         timeout=timeout,
     )
     unpacked.check("unpacking RayDog on the head")

@@ -279,7 +279,7 @@ class HeadSide:
     def replace_head(self, head: NodeRecord) -> None:
         raise StateError("the head cannot be replaced from itself; use ray down")
 
-    def complete_head(self) -> None:
+    def complete_head(self, node_type: str, node_config: Mapping[str, Any]) -> None:
         """Nothing to bring: this is the head."""
 
     def clean_up(self) -> None:

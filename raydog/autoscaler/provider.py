@@ -13,6 +13,7 @@ from ray.autoscaler.tags import NODE_KIND_HEAD, TAG_RAY_NODE_KIND
 from raydog.autoscaler import bootstrap
 from raydog.autoscaler.config import ClusterConfig
 from raydog.autoscaler.environment import ROLE, digests
+from raydog.autoscaler.no_commands import NoCommands
 from raydog.autoscaler.side import Side, ray_tags
 from raydog.yellowdog.records import NodeRecord, NodeState
 
@@ -137,8 +138,13 @@ class RayDogNodeProvider(NodeProvider):  # type: ignore[misc]
 
     def prepare_for_head_node(self, cluster_config: dict[str, Any]) -> dict[str, Any]:
         """The configuration as the head gets it. A head that an interrupted ``ray up`` left is completed here."""
-        self._side.complete_head()
+        node_type = cluster_config["head_node_type"]
+        self._side.complete_head(node_type, cluster_config["available_node_types"][node_type]["node_config"])
         return bootstrap.for_head(cluster_config)
+
+    def get_command_runner(self, *arguments: Any, **options: Any) -> Any:
+        """Ray's own runner, over SSH; for ``ray down`` one that runs nothing (`NoCommands` says why)."""
+        return NoCommands() if bootstrap.taking_down() else super().get_command_runner(*arguments, **options)
 
     def cleanup_cluster_resources(self) -> None:
         """Called last by ``ray down``: end what is left, with or without a head, and see that nothing remains.

@@ -65,8 +65,8 @@ class Side(Protocol):
     def replace_head(self, head: NodeRecord) -> None:
         """Ray wants to end the head in order to make another, because its configuration has changed."""
 
-    def complete_head(self) -> None:
-        """``ray up`` is about to set the head up."""
+    def complete_head(self, node_type: str, node_config: Mapping[str, Any]) -> None:
+        """``ray up`` is about to set the head, which is of this type, up."""
 
     def clean_up(self) -> None:
         """``ray down`` has ended: see that nothing is left."""

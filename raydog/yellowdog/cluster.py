@@ -123,6 +123,11 @@ def is_lingering(gateway: Gateway, cluster: ClusterRecord, now: datetime | None 
     head = find_head(gateway, cluster)
     if head is not None:
         return head.status not in UNFINISHED_TASK_STATUSES
+    return is_overdue(cluster, now)
+
+
+def is_overdue(cluster: ClusterRecord, now: datetime | None = None) -> bool:
+    """Whether nobody can be busy any more with the first steps of making a cluster: its head's task and pool."""
     age = (now or datetime.now(timezone.utc)) - cluster.created
     return age > timedelta(seconds=HEADLESS_GRACE_SECONDS)
 

@@ -46,7 +46,7 @@ class EmulatorDaemon:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
-    def _call(self, method: str, path: str, body: object = None) -> Any:
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
         answer = self._http.request(method, self.environment["YD_API_URL"] + path, json=body, timeout=30)
         answer.raise_for_status()
         return answer.json()

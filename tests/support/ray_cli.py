@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 
@@ -187,6 +187,11 @@ class RayCluster:
     def submit(self, script: Path, *arguments: str) -> Finished:
         return self.ray("submit", str(script), *arguments)
 
+    def runs_a_task(self) -> bool:
+        """Whether a worker comes up and runs something."""
+        done = self.submit(EXAMPLES / "ray-sleep-job.py", "--tasks", "1", "--seconds", "0")
+        return "1 tasks on 1 nodes" in done.output
+
     def write_script(self, name: str, text: str) -> Path:
         path = self.folder / name
         path.write_text(text)
@@ -204,7 +209,7 @@ class RayCluster:
             command.kill()
 
 
-def eventually(condition: Callable[[], T | None], what: str, timeout: float = WAIT) -> T:
+def eventually(condition: Callable[[], T | Literal[False] | None], what: str, timeout: float = WAIT) -> T:
     """The first result of ``condition`` that is neither None nor False."""
 
     def look() -> Ready[T] | Pending:
