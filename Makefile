@@ -3,8 +3,9 @@
 .PHONY: help setup demo check format test test-unit bench clean
 
 PY := .venv/bin/python
-# Real instances need root. Where we are not root, the commands that use them ask for it with sudo.
-ROOT := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E env PATH="$$PATH")
+# Real instances need root. Where we are not root, the commands that use them ask for it with sudo; without sudo, tests of
+# real instances are skipped and the demo says what it needs.
+ROOT := $(shell [ "$$(id -u)" -eq 0 ] || { command -v sudo >/dev/null && echo sudo -E env PATH="$$PATH"; })
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | awk -F'\t' '{printf "  make %-10s %s\n", $$1, $$2}'

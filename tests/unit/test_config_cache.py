@@ -1,4 +1,4 @@
-"""Ray caches the bootstrapped YAML in a place that everybody reads, keyed on its text alone: it must never be trusted."""
+"""Ray caches the bootstrapped YAML where everybody can read it, keyed on its text alone: it is never trusted."""
 
 from __future__ import annotations
 
