@@ -166,9 +166,12 @@ class ClientSide:
         else:
             self._guard.clean_up_now()
 
-    def _end_what_was_made(self) -> None:
-        pools = clusters.request_teardown(self._gateway, self._name, cluster_id=self._made)
-        clusters.await_teardown(self._gateway, self._name, pools, _TEARDOWN_SECONDS, cluster_id=self._made)
+    def _end_what_was_made(self) -> Sequence[str]:
+        gateway = Gateway(self._credentials)  # of its own: a signal may have come in the middle of a call of the other
+        pools = clusters.request_teardown(gateway, self._name, cluster_id=self._made)
+        going = clusters.await_teardown(gateway, self._name, pools, _TEARDOWN_SECONDS, cluster_id=self._made)
+        gateway.close()
+        return going
 
     def create_workers(
         self,
@@ -273,22 +276,29 @@ class ClientSide:
 
         with self._lock:
             session = self._log_in()
-            if self._tunnel is not None:
-                self._tunnel.stop()
-            self._tunnel = Tunnel(session.target, "127.0.0.1", self._config.tag_server_port, session=session)
-            self._tunnel.start()
+            if self._tunnel is None:
+                self._tunnel = Tunnel(session.target, "127.0.0.1", self._config.tag_server_port).start()
+            else:
+                self._tunnel.ensure()
             password = session.read_file(f"{REMOTE_DIR}/redis.password")
-            return connect_redis("127.0.0.1", self._tunnel.local_port, password.decode() if password else None)
+            return connect_redis("127.0.0.1", self._tunnel.local_port, password.decode().strip() if password else None)
+
+    def close(self) -> None:
+        """Write what has not been written yet, hang up, and close the connections to the platform."""
+        self._close_session()
+        if "_gateway" in self.__dict__:
+            self._gateway.close()
 
     def _close_session(self) -> None:
         """Write what has not been written yet, and hang up."""
         with self._lock:
-            if self._tags is not None:
-                self._tags.close()
-                if self._tags.unsent:
-                    why = self._tags.last_error
-                    click.echo(f"RayDog: the head's tag server did not take all tags: {why}", err=True)
-                self._tags = None
+            tags, self._tags = self._tags, None
+        if tags is not None:
+            tags.close()  # not under the lock: it may wait for a thread that connects, which needs the lock
+            if tags.unsent:
+                why = tags.last_error
+                click.echo(f"RayDog: the head's tag server did not take all tags: {why}", err=True)
+        with self._lock:
             if self._tunnel is not None:
                 self._tunnel.stop()
                 self._tunnel = None

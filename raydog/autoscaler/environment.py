@@ -17,6 +17,7 @@ CLUSTER_ID = "RAYDOG_CLUSTER_ID"
 LAUNCH_TAGS = "RAYDOG_LAUNCH_TAGS"
 HEAD_DIGESTS = "RAYDOG_HEAD_DIGESTS"
 NODE_ID = "RAY_CLOUD_INSTANCE_ID"
+AUTOSCALER_V2 = "RAY_enable_autoscaler_v2"
 
 _LAUNCHES_AT_ONCE = 1000  # Ray's default is 10 a tick; the platform takes a thousand tasks in one call
 
@@ -37,7 +38,7 @@ def head_environment(
         "RAYDOG_BUILD_TIMEOUT": str(int(config.head_build_timeout.total_seconds())),
         "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": str(_LAUNCHES_AT_ONCE),
         "AUTOSCALER_MAX_LAUNCH_BATCH": str(_LAUNCHES_AT_ONCE),
-        "RAY_enable_autoscaler_v2": "1" if config.autoscaler_v2 else "0",
+        AUTOSCALER_V2: "1" if config.autoscaler_v2 else "0",
     }
     if config.node_launch_timeout is not None:
         # v2 falls back to another node type only when an allocation has timed out (design, point 15)

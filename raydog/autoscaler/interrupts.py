@@ -2,15 +2,15 @@
 
 While our own code makes the head, an interruption is an exception like others, and who made something ends it.
 Afterwards Ray sets the head up: its main thread only waits for another one, which an interruption does not stop, and
-Python ends no process before its threads have ended. So then the handler itself starts the cleaning up, in a thread:
-with the head gone, Ray's thread ends too.
+Python ends no process before its threads have ended. So then the handler itself cleans up before it lets the
+interruption go on: with the head gone, Ray's thread ends too.
 """
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 
@@ -24,7 +24,8 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class InterruptGuard:
     """Calls ``clean_up`` once if the process is interrupted between `arm` and `disarm`."""
 
-    def __init__(self, clean_up: Callable[[], None]) -> None:
+    def __init__(self, clean_up: Callable[[], Sequence[str]]) -> None:
+        """``clean_up`` returns what is still ending by itself; it must not need a lock that others may hold."""
         self._clean_up = clean_up
         self._armed = False
         self._making = False
@@ -63,8 +64,9 @@ class InterruptGuard:
         self._armed = False
         try:
             click.echo("\nRayDog: interrupted; ending what this command has made ...", err=True)
-            self._clean_up()
-            click.echo("RayDog: nothing is left of it.", err=True)
+            going = self._clean_up()
+            outcome = f"still ending by itself: {'; '.join(going)}" if going else "nothing is left of it"
+            click.echo(f"RayDog: {outcome}.", err=True)
         except RayDogError as error:
             click.echo(f"RayDog: {error}", err=True)
 
@@ -75,8 +77,7 @@ class InterruptGuard:
             for one in _SIGNALS:  # a second Ctrl+C must not stop the cleaning up half-way
                 signal.signal(one, signal.SIG_IGN)
             if not self._making:
-                # Not here: what the handler interrupts may hold locks that cleaning up needs. Python waits for it.
-                threading.Thread(target=self.clean_up_now, name="raydog-clean-up").start()
+                self.clean_up_now()
         if callable(previous):
             previous(number, frame)
         else:

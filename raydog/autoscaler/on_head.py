@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -23,7 +25,9 @@ from ray.autoscaler.tags import (
 from raydog.autoscaler import scripts
 from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.environment import (
+    AUTOSCALER_V2,
     CLUSTER_ID,
+    LAUNCH_TAGS,
     NODE_ID,
     REQUIREMENT_ID,
     launch_tags,
@@ -32,10 +36,10 @@ from raydog.autoscaler.environment import (
 from raydog.autoscaler.failures import FailureLog
 from raydog.autoscaler.pools import WorkerPools
 from raydog.autoscaler.redis_tags import connect_redis
-from raydog.autoscaler.side import Tags
+from raydog.autoscaler.side import Tags, ray_tags
 from raydog.autoscaler.tags import TagStore
 from raydog.autoscaler.terminator import Terminator
-from raydog.errors import PlatformUnavailableError, ProvisioningError, RayDogError, StateError
+from raydog.errors import PlatformUnavailableError, ProvisioningError, ProvisioningTimeoutError, RayDogError, StateError
 from raydog.yellowdog import cluster as clusters
 from raydog.yellowdog import naming, ownership
 from raydog.yellowdog.credentials import load_credentials
@@ -45,11 +49,22 @@ from raydog.yellowdog.view import ClusterView
 
 logger = logging.getLogger(__name__)
 
-_CHANGES_SECONDS = 1.0
-_FULL_SWEEP_SECONDS = 30.0
-_LONGEST_PAUSE = 5.0
-_FIRST_SWEEP_SECONDS = 10.0
-_WAITING_SECONDS = 15.0
+
+@dataclass(frozen=True)
+class Pace:
+    """How often things are looked at, in seconds."""
+
+    changes: float = 1.0
+    full_sweep: float = 30.0
+    longest_pause: float = 5.0
+    """Between attempts while the platform does not answer."""
+    first_look: float = 10.0
+    """How long the very first read waits for the platform's first answer, good or bad."""
+    waiting: float = 15.0
+    """How long a node waits for a machine before it is checked that its pool is still there."""
+
+
+PACE = Pace()
 
 
 class HeadSide:
@@ -57,6 +72,7 @@ class HeadSide:
 
     def __init__(self, config: ClusterConfig) -> None:
         self._config = config
+        self._pace = PACE
         self._environ = dict(os.environ)
         self._directory = Path.home() / scripts.REMOTE_DIR
         self._failures = FailureLog(self._directory / "failures.json")
@@ -64,16 +80,21 @@ class HeadSide:
         self._groups_lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._view: ClusterView | None = None
-        self._ready = threading.Event()
+        self._stop = threading.Event()
+        self._looked = threading.Event()  # the platform has been asked once, with whatever result
+        self._ready = threading.Event()  # it has answered once
         self._shown: Mapping[str, NodeRecord] = {}
         self._shown_from: tuple[object, frozenset[str]] | None = None
+        self._remembered_from: object = None
+        self._remembered: Mapping[str, NodeRecord] = {}
         self._head_name = self._environ.get(NODE_ID, "")
-        self._seen_ended: set[str] = set()
         self._waiting_since: dict[str, float] = {}
+        self._timed_out: dict[str, str] = {}
+        self._pool_thread: threading.Thread | None = None
         self._gateway: Gateway | None = None
         self._swift: Gateway | None = None
         self._pools: WorkerPools | None = None
-        self._terminator: Terminator | None = None
+        self._terminator = Terminator(lambda: self._swift, self._known_nodes)
         self._tags = TagStore(self._connect_tags, f"raydog:{self._requirement_name()}")
 
     def _requirement_name(self) -> str:
@@ -87,22 +108,37 @@ class HeadSide:
     # Reading
 
     def refresh(self) -> None:
-        """See that the sweeping thread runs. Waits once, briefly, for the first sweep: an empty answer would make Ray
-        launch what is there already."""
+        """See that the sweeping thread runs. Only the first call waits, briefly, for the platform's first answer."""
         with self._lock:
-            if self._thread is None:
+            if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._sweep_forever, name="raydog-sweep", daemon=True)
                 self._thread.start()
-        if not self._ready.wait(_FIRST_SWEEP_SECONDS):
-            raise PlatformUnavailableError(
-                "the platform has not answered since this autoscaler started, so its nodes are not known yet"
-            )
+        if not self._looked.wait(self._pace.first_look):
+            self._looked.set()
+
+    def _known_nodes(self) -> Mapping[str, NodeRecord] | None:
+        return self._view.nodes() if self._view is not None and self._ready.is_set() else None
+
+    def _remembered_nodes(self) -> Mapping[str, NodeRecord]:
+        """The nodes that have tags: what is known before the platform has answered for the first time.
+
+        Ray's loop must get an answer, and none at all would make it launch everything anew.
+        """
+        stored = self._tags.read()
+        with self._lock:
+            if self._remembered_from is not stored:
+                nodes = {name: remembered_node(name, tags) for name, tags in stored.items()}
+                if self._head_name:
+                    environment = {LAUNCH_TAGS: self._environ.get(LAUNCH_TAGS, "{}")}
+                    # we run on it
+                    nodes[self._head_name] = NodeRecord(self._head_name, "", "", "EXECUTING", environment=environment)
+                self._remembered, self._remembered_from = nodes, stored
+            return self._remembered
 
     def nodes(self) -> Mapping[str, NodeRecord]:
-        view, terminator = self._view, self._terminator
-        if view is None or terminator is None:
-            return self._shown
-        current, ending = view.nodes(), frozenset(terminator.ending())
+        known = self._known_nodes()
+        current = self._remembered_nodes() if known is None else known
+        ending = frozenset(self._terminator.ending())
         with self._lock:
             if self._shown_from is None or self._shown_from[0] is not current or self._shown_from[1] != ending:
                 self._shown = {name: node for name, node in current.items() if name not in ending}
@@ -116,7 +152,10 @@ class HeadSide:
         return node.name == self._head_name
 
     def address(self, name: str) -> NodeAddress | None:
-        return None if self._view is None else self._view.address(name)
+        known = None if self._view is None else self._view.address(name)
+        if known is None and name == self._head_name:
+            return NodeAddress(str(ray.util.get_node_ip_address()))
+        return known
 
     def set_tags(self, name: str, tags: Tags) -> None:
         self._tags.update(name, tags)
@@ -124,60 +163,99 @@ class HeadSide:
     # Sweeping
 
     def _sweep_forever(self) -> None:
-        pause, last_full = _CHANGES_SECONDS, 0.0
-        while True:
+        pause, last_full = self._pace.changes, float("-inf")
+        while not self._stop.is_set():
             try:
                 view = self._open()
-                if time.monotonic() - last_full >= _FULL_SWEEP_SECONDS:
+                if time.monotonic() - last_full >= self._pace.full_sweep:
                     view.sweep()
                     last_full = time.monotonic()
                 else:
                     view.sweep_changes()
                 self._ready.set()
+                self._looked.set()
                 self._look_after(view)
-                pause = _CHANGES_SECONDS
+                pause = self._pace.changes
             except RayDogError as error:
                 logger.warning("serving what was known before: %s", error)
-                pause = min(pause * 2, _LONGEST_PAUSE)
+                pause = min(pause * 2, self._pace.longest_pause)
             except Exception:
                 # Whatever it is, the loop must go on: without it Ray would work on what was true once.
                 logger.exception("sweeping nodes failed")
-                pause = _LONGEST_PAUSE
-            time.sleep(pause)
+                pause = self._pace.longest_pause
+            self._looked.set()
+            self._stop.wait(pause)
 
     def _open(self) -> ClusterView:
         """The view, made when the platform can first be asked."""
         if self._view is None:
             credentials = load_credentials(self._environ)
-            self._gateway, self._swift = Gateway(credentials), Gateway(credentials, swift=True)
+            if self._swift is None:
+                self._gateway, self._swift = Gateway(credentials), Gateway(credentials, swift=True)
             requirement_id, cluster_id = self._environ.get(REQUIREMENT_ID), self._environ.get(CLUSTER_ID)
             if not requirement_id or not cluster_id:
                 raise StateError(f"{REQUIREMENT_ID} and {CLUSTER_ID} are not set: this is no head that RayDog has made")
             view = ClusterView(self._swift, self._swift.get_cluster(requirement_id, cluster_id))
-            self._pools = WorkerPools(self._gateway, self._config)
-            self._terminator = Terminator(self._swift, view.nodes)
+            self._pools = WorkerPools(self._gateway or Gateway(credentials), self._config)
             self._view = view
         return self._view
 
     def _look_after(self, view: ClusterView) -> None:
         """What needs attention now and then: reasons of lost nodes, tags of ended ones, tasks whose pool has gone."""
-        ended = [node for name, node in view.ended().items() if name not in self._seen_ended]
+        ended = view.take_endings()
         for node in ended:
-            self._seen_ended.add(node.name)
             if node.status == "FAILED":
-                node_type = launch_tags(node).get(TAG_RAY_USER_NODE_TYPE, "")
-                self._failures.add(node_type, "NodeFailed", f"{node.name}: {node.reason or 'no reason given'}")
+                text = f"{node.name}: {node.reason or 'no reason given'}"
+                self._note_failure(node_type_of(node), "NodeFailed", text, node.finished)
         if ended:
             self._tags.remove([node.name for node in ended])
         if self._tags.data_lost:
-            self._tags.rebuild({name: launch_tags(node) for name, node in view.nodes().items()})
+            updaters = self._config.node_updaters
+            self._tags.rebuild(
+                {n.name: ray_tags(n, {}, is_head=self.is_head(n), updaters=updaters) for n in view.nodes().values()}
+            )
         now = time.monotonic()
-        waiting = {n.name: n for n in view.nodes().values() if n.state is NodeState.PENDING}
+        waiting = {n.name: n for n in self.nodes().values() if n.state is NodeState.PENDING}
         self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}
-        overdue = [n for name, n in waiting.items() if now - self._waiting_since[name] > _WAITING_SECONDS]
-        if overdue and self._pools is not None:
-            types = Counter(launch_tags(node).get(TAG_RAY_USER_NODE_TYPE, "") for node in overdue)
-            self._pools.ensure_for_waiting(view.cluster, types)
+        overdue = [n for name, n in waiting.items() if now - self._waiting_since[name] > self._pace.waiting]
+        if overdue:
+            self._see_to_pools(view.cluster, Counter(map(node_type_of, overdue)))
+        timeout = self._config.node_launch_timeout
+        # Under v2 Ray itself ends such a node, and goes on to another type only if it sees it waiting.
+        if timeout is not None and self._environ.get(AUTOSCALER_V2, "1") == "0":
+            self._give_up([n for n in waiting.values() if now - self._waiting_since[n.name] > timeout.total_seconds()])
+
+    def _give_up(self, nodes: Sequence[NodeRecord]) -> None:
+        """End nodes that have waited too long for a machine; the next launch of their type says why it fails."""
+        for node in nodes:
+            message = (
+                f"{node.name} got no machine within {self._config.node_launch_timeout} (node_launch_timeout_minutes)"
+            )
+            self._note_failure(node_type_of(node), "AllocationTimeout", message)
+            self._timed_out[node_type_of(node)] = message
+        self.terminate([node.name for node in nodes])
+
+    def _see_to_pools(self, cluster: ClusterRecord, waiting: Mapping[str, int]) -> None:
+        """Make pools that have gone again, beside the sweeps: it may take a while."""
+        pools = self._pools
+        if pools is None or (self._pool_thread is not None and self._pool_thread.is_alive()):
+            return
+
+        def ensure() -> None:
+            for node_type, count in waiting.items():
+                try:
+                    pools.ensure_for_waiting(cluster, {node_type: count})
+                except RayDogError as error:
+                    self._note_failure(node_type, category_of(error), str(error))
+
+        self._pool_thread = threading.Thread(target=ensure, name="raydog-pools", daemon=True)
+        self._pool_thread.start()
+
+    def _note_failure(self, node_type: str, category: str, message: str, when: datetime | None = None) -> None:
+        try:
+            self._failures.add(node_type, category, message, when)
+        except StateError as error:
+            logger.warning("%s; the failure was: %s: %s", error, category, message)
 
     # Changing
 
@@ -195,11 +273,14 @@ class HeadSide:
         """Called in Ray's launch threads, so it may take its time. Raises `NodeLaunchException` with the reason."""
         node_type = tags.get(TAG_RAY_USER_NODE_TYPE, "")
         try:
+            timed_out = self._timed_out.pop(node_type, None)
+            if timed_out is not None:
+                raise ProvisioningTimeoutError(timed_out, "AllocationTimeout")
             self.refresh()
             self._create(node_config, tags, count, resources, labels)
         except RayDogError as error:
-            category = error.category if isinstance(error, ProvisioningError) else type(error).__name__[:20]
-            self._failures.add(node_type, category, str(error))
+            category = category_of(error)
+            self._note_failure(node_type, category, str(error))
             raise NodeLaunchException(category, str(error), None) from error
 
     def _create(
@@ -211,7 +292,7 @@ class HeadSide:
         labels: Mapping[str, str],
     ) -> None:
         view, pools, gateway = self._view, self._pools, self._gateway
-        if view is None or pools is None or gateway is None:
+        if view is None or pools is None or gateway is None or not self._ready.is_set():
             raise PlatformUnavailableError("the platform has not answered yet")
         node_type = NodeType.from_node_config(tags[TAG_RAY_USER_NODE_TYPE], node_config, resources, labels)
         cluster = view.cluster
@@ -237,7 +318,14 @@ class HeadSide:
             )
             requests.append(NodeRequest(name, script, environment, seconds, self._config.tag))
         # Work first: an empty pool whose idle time-out is short could be gone before its work arrives.
-        added = gateway.add_nodes(group_id, requests)
+        try:
+            added = gateway.add_nodes(group_id, requests)
+        except PlatformUnavailableError:
+            # It may have been done although nobody said so. Ray is told that it failed and tries again.
+            self._terminator.disown(request.name for request in requests)
+            raise
+        # With its tags a node is known after a restart although the platform does not answer.
+        self._tags.set_many({node.name: launched for node in added})
         view.add(added)
         try:
             pools.ensure(cluster, node_type, count)
@@ -272,8 +360,6 @@ class HeadSide:
 
     def terminate(self, names: Sequence[str]) -> None:
         """Returns at once. A head does not end itself here: that is ``ray down``'s."""
-        if self._terminator is None:
-            raise PlatformUnavailableError("the platform has not answered yet")
         self._terminator.end(name for name in names if name != self._head_name)
 
     def replace_head(self, head: NodeRecord) -> None:
@@ -284,3 +370,30 @@ class HeadSide:
 
     def clean_up(self) -> None:
         """``ray down`` is for clients: their machine goes on when the head has ended."""
+
+    def close(self) -> None:
+        self._stop.set()
+        self._terminator.close()
+        for thread in (self._thread, self._pool_thread):
+            if thread is not None:
+                thread.join()
+        for gateway in (self._gateway, self._swift):
+            if gateway is not None:
+                gateway.close()
+        self._tags.close()
+
+
+def remembered_node(name: str, tags: Tags) -> NodeRecord:
+    """A node of which only the tags are known: not running as far as anybody can tell."""
+    return NodeRecord(name, "", "", "PENDING", environment={LAUNCH_TAGS: json.dumps(dict(tags))})
+
+
+def node_type_of(node: NodeRecord) -> str:
+    """The node type that a node was launched as; empty if nobody has noted it."""
+    return launch_tags(node).get(TAG_RAY_USER_NODE_TYPE, "")
+
+
+def category_of(error: RayDogError) -> str:
+    """An error as a category for Ray, under 20 characters long."""
+    category = error.category if isinstance(error, ProvisioningError) else type(error).__name__.removesuffix("Error")
+    return category[:19]

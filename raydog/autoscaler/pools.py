@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Mapping
 
 from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.provisioning import provision, user_data
+from raydog.errors import NotFoundError
 from raydog.yellowdog import cluster as clusters
 from raydog.yellowdog import naming
 from raydog.yellowdog.cluster import ClusterName
@@ -26,7 +26,7 @@ class WorkerPools:
     def __init__(self, gateway: Gateway, config: ClusterConfig) -> None:
         self._gateway = gateway
         self._config = config
-        self._locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: dict[str, threading.Lock] = {}
         self._pools: dict[str, PoolRecord] = {}
         self._checked: dict[str, float] = {}
         self._types: dict[str, NodeType] = {}
@@ -37,7 +37,8 @@ class WorkerPools:
         Raises `ProvisioningError` if no template can be used, `PlatformUnavailableError`.
         """
         self._types[node_type.name] = node_type
-        with self._locks[node_type.name]:
+        # setdefault is one step for all threads; a defaultdict's look and store are two
+        with self._locks.setdefault(node_type.name, threading.Lock()):
             known = self._pools.get(node_type.name)
             if known is not None and not self._still_live(node_type.name, known):
                 known = None
@@ -56,7 +57,10 @@ class WorkerPools:
     def _still_live(self, name: str, pool: PoolRecord) -> bool:
         if time.monotonic() - self._checked.get(name, 0.0) < _TRUSTED_SECONDS:
             return True
-        live = self._gateway.get_pool(pool.pool_id).live
+        try:
+            live = self._gateway.get_pool(pool.pool_id).live
+        except NotFoundError:
+            live = False
         self._checked[name] = time.monotonic()
         return live
 
@@ -68,9 +72,16 @@ class WorkerPools:
         return next((pool for pool in pools if pool.live and pool.worker_tag == tag), None)
 
     def _provision(self, cluster: ClusterRecord, node_type: NodeType, nodes: int) -> PoolRecord:
+        if node_type.name not in self._pools:
+            pool = self._provision_as(cluster, node_type, nodes, "")
+            if pool.live:
+                return pool
+        # Whether the name of a pool that has ended is free again is not documented, so it is not used twice. (The pool
+        # just seen was one: an earlier autoscaler of this head had made it.)
+        return self._provision_as(cluster, node_type, nodes, f"-{naming.new_suffix()[:4]}")
+
+    def _provision_as(self, cluster: ClusterRecord, node_type: NodeType, nodes: int, attempt: str) -> PoolRecord:
         config = self._config
-        # Whether the name of a pool that has ended is free again is not documented, so it is not used twice.
-        attempt = "" if node_type.name not in self._pools else f"-{naming.new_suffix()[:4]}"
         request = PoolRequest(
             name=naming.pool_name(config.cluster_name, cluster.cluster_id, node_type.name + attempt),
             template="",

@@ -71,6 +71,9 @@ class Side(Protocol):
     def clean_up(self) -> None:
         """``ray down`` has ended: see that nothing is left."""
 
+    def close(self) -> None:
+        """Stop threads and close connections; nothing of the cluster changes."""
+
 
 def ray_tags(node: NodeRecord, stored: Tags, *, is_head: bool, updaters: bool) -> dict[str, str]:
     """A node's tags as Ray gets them. Kind and status are always there: v1's loop raises without them.

@@ -14,9 +14,11 @@ from raydog.yellowdog.records import NodeRecord
 
 logger = logging.getLogger(__name__)
 
-_PARALLEL_ABORTS = 16
+_PARALLEL_ABORTS = 8  # a session keeps ten connections
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _REPEAT_SECONDS = 20.0
+_LOOK_SECONDS = 1.0
+_DOUBT_SECONDS = 180.0
 
 
 class Terminator:
@@ -26,49 +28,85 @@ class Terminator:
     ended costs money for ever; after a restart the node shows again and Ray ends it again.
     """
 
-    def __init__(self, gateway: Gateway, nodes: Callable[[], Mapping[str, NodeRecord]]) -> None:
+    def __init__(
+        self, gateway: Callable[[], Gateway | None], nodes: Callable[[], Mapping[str, NodeRecord] | None]
+    ) -> None:
+        """Both give None for as long as the platform has not been seen; orders then wait."""
         self._gateway = gateway
         self._nodes = nodes
         self._wake = threading.Condition()
         self._told: dict[str, float] = {}  # when an abort was last accepted; 0 if never
+        self._doubtful: dict[str, float] = {}  # until when a node may yet appear that must not live
         self._thread: threading.Thread | None = None
+        self._closed = False
 
     def end(self, names: Iterable[str]) -> None:
         """Begin to end nodes. Returns at once; ended and unknown ones are fine."""
         with self._wake:
             for name in names:
                 self._told.setdefault(name, 0.0)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="raydog-terminator", daemon=True)
-                self._thread.start()
-            self._wake.notify()
+            self._start()
+
+    def disown(self, names: Iterable[str]) -> None:
+        """Nodes whose making failed without a clear answer: should they appear after all, they end and never show."""
+        with self._wake:
+            deadline = time.monotonic() + _DOUBT_SECONDS
+            self._doubtful.update(dict.fromkeys(names, deadline))
+            self._start()
+
+    def _start(self) -> None:
+        if self._thread is None and not self._closed:
+            self._thread = threading.Thread(target=self._work, name="raydog-terminator", daemon=True)
+            self._thread.start()
+        self._wake.notify()
 
     def ending(self) -> Collection[str]:
         """Names of the nodes that are told to end and may still be listed."""
         with self._wake:
-            return frozenset(self._told)
+            return frozenset((*self._told, *self._doubtful))
+
+    def close(self) -> None:
+        """Stop the thread. What has not been ended yet stays."""
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        if self._thread is not None:
+            self._thread.join()
 
     def _work(self) -> None:
         pause = _FIRST_PAUSE
         with ThreadPoolExecutor(_PARALLEL_ABORTS, thread_name_prefix="raydog-abort") as executor:
-            while True:
+            while not self._closed:
                 due = self._due()
                 if not due:
                     pause = _FIRST_PAUSE
                     with self._wake:
-                        self._wake.wait(timeout=1.0 if self._told else None)
+                        if not self._closed and not self._has_news():
+                            self._wake.wait(timeout=_LOOK_SECONDS if self._told or self._doubtful else None)
                     continue
                 outcomes = list(executor.map(self._abort, due))
                 if all(outcomes):
                     pause = _FIRST_PAUSE
                 else:
                     with self._wake:
-                        self._wake.wait(timeout=pause)
+                        self._wake.wait_for(lambda: self._closed, timeout=pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _has_news(self) -> bool:
+        """Whether an order came in after `_due` had looked: nobody would wake this thread for it."""
+        nodes = self._nodes()
+        return nodes is not None and any(told == 0.0 and name in nodes for name, told in self._told.items())
 
     def _due(self) -> list[NodeRecord]:
         nodes, now = self._nodes(), time.monotonic()
+        if nodes is None:
+            return []
         with self._wake:
+            for name, until in list(self._doubtful.items()):
+                if name in nodes:
+                    self._told.setdefault(name, 0.0)
+                if name in nodes or now > until:
+                    del self._doubtful[name]
             for name in [name for name in self._told if name not in nodes]:
                 del self._told[name]
             return [
@@ -78,8 +116,11 @@ class Terminator:
             ]
 
     def _abort(self, node: NodeRecord) -> bool:
+        gateway = self._gateway()
+        if gateway is None:
+            return False
         try:
-            self._gateway.abort_node(node.task_id)
+            gateway.abort_node(node.task_id)
         except RayDogError as error:
             logger.warning("ending node %s will be tried again: %s", node.name, error)
             return False

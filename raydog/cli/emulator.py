@@ -38,6 +38,12 @@ def emulator() -> None:
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: a free one.")
 @click.option("--templates", type=click.Path(dir_okay=False, path_type=Path), help="YAML list of templates.")
 @click.option("--internet", is_flag=True, help="Let real instances reach the internet.")
+@click.option(
+    "--expose",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    multiple=True,
+    help="A folder that real instances see too, read-only, at its own path. May be repeated.",
+)
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl+C.")
 @_json
 def start(
@@ -46,11 +52,12 @@ def start(
     port: int,
     templates: Path | None,
     internet: bool,
+    expose: tuple[Path, ...],
     foreground: bool,
     as_json: bool,
 ) -> None:
     """Start it, if it does not run yet, and print its settings: eval "$(raydog emulator start)"."""
-    settings = daemon.Settings(instances, port, templates, internet)
+    settings = daemon.Settings(instances, port, templates, internet, expose)
     if foreground:
         daemon.run_in_foreground(state, settings, _progress, click.echo)
         return

@@ -40,12 +40,16 @@ class Settings:
     port: int = 0
     templates: Path | None = None
     internet: bool = False
+    expose: tuple[Path, ...] = ()
+    """Folders of this machine that real instances see as well, read-only, at their own paths."""
 
     def check(self) -> None:
         if self.instances not in INSTANCES:
             raise ConfigError(f"instances are one of {', '.join(INSTANCES)}, not {self.instances!r}")
         if not 0 <= self.port <= 65535:
             raise ConfigError(f"the port {self.port} is not between 0 and 65535")
+        if self.expose and self.instances != "real":
+            raise ConfigError("only real instances have files: exposing folders does not fit simulated ones")
 
 
 @dataclass(frozen=True)
@@ -136,7 +140,9 @@ def run_in_foreground(state: StateDir, settings: Settings, progress: Progress, r
             until_ready.close()
             ready(require_running(state).exports())
 
-        asyncio.run(serve(state, settings.instances, settings.port, templates, settings.internet, on_ready))
+        asyncio.run(
+            serve(state, settings.instances, settings.port, templates, settings.internet, on_ready, settings.expose)
+        )
 
 
 def _running_after_leftovers(state: StateDir, progress: Progress) -> Running | None:
@@ -167,6 +173,8 @@ def _launch(state: StateDir, settings: Settings, progress: Progress) -> Running:
         command += ["--templates", str(settings.templates.absolute())]
     if settings.internet:
         command.append("--internet")
+    for folder in settings.expose:
+        command += ["--expose", str(folder.absolute())]
     progress(f"starting the emulator with {settings.instances} instances")
     with os.fdopen(reader, encoding="utf-8") as lines:
         reports = _Reports(lines)

@@ -18,7 +18,7 @@ from raydog.emulator.fleet import PROVIDER, REGION
 from raydog.emulator.ids import ydid
 from raydog.emulator.requests import SUPPORTED_TASK_TYPES
 from raydog.emulator.templates import Template
-from raydog.emulator.wire import format_instant
+from raydog.emulator.wire import format_duration, format_instant
 
 MODEL = "co.yellowdog.platform.model."
 AGENT_VERSION = "17.0.0"
@@ -44,6 +44,12 @@ def task(one: Task) -> Json:
         body["startedTime"] = format_instant(one.started)
     if one.finished is not None:
         body["finishedTime"] = format_instant(one.finished)
+        if one.started is not None:
+            body["workingTime"] = {"executing": format_duration(one.finished - one.started)}
+    if one.resubmitted_to is not None:
+        body["resubmittedToTaskId"] = one.resubmitted_to
+    if one.resubmitted_from is not None:
+        body["resubmittedFromTaskId"] = one.resubmitted_from
     if one.abort_requested is not None:
         body["abortRequestedTime"] = format_instant(one.abort_requested)
     if one.errors:
@@ -66,7 +72,7 @@ def task_group(one: TaskGroup, now: float) -> Json:
         "finishIfAnyTaskFailed": one.finish_if_any_failed,
         "taskSummary": {
             "statusCounts": dict(one.counts),
-            "taskCount": len(one.tasks),
+            "taskCount": sum(one.counts.values()),
             "lastUpdatedTime": format_instant(now),
         },
     }
@@ -108,7 +114,7 @@ def work_requirement_summary(one: WorkRequirement) -> Json:
         "completedTaskCount": sum(
             count for group in one.groups for status, count in group.counts.items() if status in TASK_FINISHED
         ),
-        "totalTaskCount": len(one.tasks),
+        "totalTaskCount": sum(sum(group.counts.values()) for group in one.groups),
         "healthy": is_healthy(one),
     }
 

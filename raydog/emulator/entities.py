@@ -57,6 +57,8 @@ class RunSpecification:
     max_retries: int = 0
     retry_errors: Json | None = None
     """A Selection of TaskErrorSelector; None matches every error."""
+    resubmissions: tuple[tuple[str, Json | None], ...] = ()
+    """Where failed tasks go, in order: a group's name, and a Selection as above."""
 
 
 @dataclass(eq=False, slots=True)
@@ -73,6 +75,8 @@ class TaskGroup:
     finish_if_all_finished: bool
     finish_if_any_failed: bool
     dependencies: tuple[str, ...]
+    completed_ttl: float | None
+    """Seconds after which COMPLETED tasks are deleted."""
     status: str
     status_changed: float
     waiting_on_dependency: bool = False
@@ -102,6 +106,10 @@ class Task:
     started: float | None = None
     finished: float | None = None
     abort_requested: float | None = None
+    resubmitted_to: str | None = None
+    resubmitted_from: str | None = None
+    deleted: bool = False
+    """It keeps its place in the lists, so that pages stay right and its number is not used again."""
     timed_out: bool = False
     timer: Timer | None = None
 

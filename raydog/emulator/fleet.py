@@ -46,7 +46,10 @@ class Fleet:
         """Boot what lacks, as far as the template has capacity. Never shrinks."""
         compute, template = pool.compute, pool.compute.template
         lacking = max(wanted - compute.alive, 0)
-        compute.target = compute.alive + lacking
+        target = compute.alive + lacking
+        if target != compute.target:
+            compute.target = target
+            self._target_changed(compute)
         if lacking and self._state.clock.now() < pool.retry_at:
             return
         possible = lacking
@@ -66,10 +69,19 @@ class Fleet:
                 f"Insufficient capacity: {template.in_use} of {template.capacity} instances of {template.name} "
                 f"are in use, {shortfall} more were requested"
             )
+            if not compute.shortfall:
+                self._state.note_pool(pool, "NO CAPACITY", compute.error)
         elif compute.shortfall:
             template.waiting.pop(pool, None)
             compute.error = None
-        compute.shortfall = shortfall
+        if shortfall != compute.shortfall:
+            compute.shortfall = shortfall
+            self._target_changed(compute)
+
+    def _target_changed(self, compute: ComputeRequirement) -> None:
+        self._state.watchers.changed(compute.id)
+        if compute.pool is not None:
+            self._state.watchers.changed(compute.pool.id)
 
     def _create(self, pool: Pool) -> None:
         state, compute = self._state, pool.compute
@@ -132,6 +144,7 @@ class Fleet:
             return
         instance.compute.error = f"Instance {instance.id} failed to boot: {reason}"
         log.warning("instance %s of %s failed to boot: %s", instance.hostname, pool.name, reason)
+        self._state.note_instance(instance, "BOOT FAILED", reason)
         delay = min(FIRST_RETRY_SECONDS * 2**pool.boot_failures, LONGEST_RETRY_SECONDS)
         pool.boot_failures += 1
         pool.retry_at = self._state.clock.now() + delay
@@ -310,7 +323,7 @@ class Fleet:
 
     def _end_node(self, node: Node, status: str, reason: str) -> None:
         state, pool = self._state, node.pool
-        state.set_node_status(node, status)
+        state.set_node_status(node, status, reason)
         node.deregistered = state.clock.now()
         if node.idle_timer is not None:
             node.idle_timer.cancel()

@@ -116,6 +116,7 @@ class Platform:
             raise not_found("live instance", instance_id)
         if instance.node is not None and warning_seconds > 0:
             instance.node.preemption_warning = self.clock.now()
+            self.state.note_node(instance.node, "PREEMPTION WARNING", f"gone in {warning_seconds:g} s")
         gone = partial(self.fleet.preempt, instance)
         if warning_seconds > 0:
             self.state.after(warning_seconds, gone)

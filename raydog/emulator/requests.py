@@ -7,9 +7,11 @@ from typing import Any
 
 from raydog.emulator.entities import Json, RunSpecification
 from raydog.emulator.problems import invalid
-from raydog.emulator.wire import parse_duration
+from raydog.emulator.wire import check_name, parse_duration
 
 SUPPORTED_TASK_TYPES = frozenset({"bash"})
+ERROR_FIELDS = ("errorTypes", "statusesAtFailure", "processExitCodes")
+"""What selectors of task errors look at."""
 
 
 def as_object(value: object, what: str) -> Json:
@@ -84,15 +86,50 @@ def _retries(body: Json, what: str) -> tuple[int, Json | None]:
     policy, matchers = body.get("retryPolicy"), body.get("retryableErrors")
     if policy is None:
         retries = as_count(body.get("maximumTaskRetries"), f"{what}.maximumTaskRetries", 0)
-        return retries, {"matchers": as_list(matchers, f"{what}.retryableErrors")} if matchers else None
+        found = [_matcher(item, f"{what}.retryableErrors") for item in as_list(matchers, f"{what}.retryableErrors")]
+        return retries, {"matchers": found} if found else None
     if matchers:
         raise invalid(f"{what}: retryPolicy may not be combined with retryableErrors")
     policy = as_object(policy, f"{what}.retryPolicy")
-    errors = policy.get("retryErrors")
     return (
         as_count(policy.get("maxRetries"), f"{what}.retryPolicy.maxRetries", 0),
-        None if errors is None else as_object(errors, f"{what}.retryPolicy.retryErrors"),
+        _error_selection(policy.get("retryErrors"), f"{what}.retryPolicy.retryErrors"),
     )
+
+
+def _matcher(value: object, what: str) -> Json:
+    """A TaskErrorMatcher, checked."""
+    matcher = as_object(value, what)
+    for field in ERROR_FIELDS:
+        as_list(matcher.get(field), f"{what}.{field}")
+    return matcher
+
+
+def _error_selection(value: object, what: str) -> Json | None:
+    """A Selection of TaskErrorSelectors, checked; None selects every error."""
+    if value is None:
+        return None
+    selection = as_object(value, what)
+    for part in ("includes", "excludes"):
+        for item in as_list(selection.get(part), f"{what}.{part}"):
+            selector = as_object(item, f"{what}.{part}")
+            for field in ERROR_FIELDS:
+                inner = as_object(selector.get(field) or {}, f"{what}.{part}.{field}")
+                for end in ("includes", "excludes"):
+                    as_list(inner.get(end), f"{what}.{part}.{field}.{end}")
+    return selection
+
+
+def _resubmissions(value: object, what: str) -> tuple[tuple[str, Json | None], ...]:
+    """The destinations of a failure policy, in order: the group's name, and which errors go there (None: all)."""
+    if value is None:
+        return ()
+    found = []
+    for item in as_list(as_object(value, what).get("resubmissionDestinations"), f"{what}.resubmissionDestinations"):
+        destination = as_object(item, f"{what}.resubmissionDestinations")
+        name = check_name(destination.get("destinationTaskGroup"), f"{what}: destinationTaskGroup")
+        found.append((name, _error_selection(destination.get("resubmitErrors"), f"{what}.resubmitErrors")))
+    return tuple(found)
 
 
 def run_specification(value: object, what: str) -> RunSpecification:
@@ -101,8 +138,6 @@ def run_specification(value: object, what: str) -> RunSpecification:
     task_types = as_texts(body.get("taskTypes"), f"{what}.taskTypes")
     if not task_types:
         raise invalid(f"{what}.taskTypes is empty: name at least one task type, such as 'bash'")
-    if body.get("failurePolicy") is not None:
-        raise invalid(f"{what}.failurePolicy: the RayDog emulator does not resubmit tasks")
 
     def names(field: str) -> frozenset[str]:
         return frozenset(as_texts(body.get(field), f"{what}.{field}"))
@@ -129,6 +164,7 @@ def run_specification(value: object, what: str) -> RunSpecification:
         task_timeout=optional("taskTimeout", parse_duration),
         max_retries=max_retries,
         retry_errors=retry_errors,
+        resubmissions=_resubmissions(body.get("failurePolicy"), f"{what}.failurePolicy"),
     )
 
 

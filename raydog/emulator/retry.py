@@ -1,4 +1,4 @@
-"""Whether a failed task runs again: the retry policy's selection rules (contract, section 3.3). Pure."""
+"""Whether and where a failed task runs again: the selection rules of its policies (contract, section 3.3). Pure."""
 
 from __future__ import annotations
 
@@ -38,8 +38,15 @@ def may_retry(spec: RunSpecification, retry_count: int, error: Json) -> bool:
     """Whether a task that failed with ``error`` (the last one) goes back to READY."""
     if retry_count >= spec.max_retries:
         return False
-    if spec.retry_errors is None:
-        return True
-    if "matchers" in spec.retry_errors:
+    if spec.retry_errors is not None and "matchers" in spec.retry_errors:
         return any(_matcher_matches(matcher, error) for matcher in spec.retry_errors["matchers"])
-    return _selects(spec.retry_errors, lambda selector: _selector_matches(selector, error))
+    return _chosen(spec.retry_errors, error)
+
+
+def _chosen(selection: Json | None, error: Json) -> bool:
+    return selection is None or _selects(selection, lambda selector: _selector_matches(selector, error))
+
+
+def resubmission_group(spec: RunSpecification, error: Json) -> str | None:
+    """The name of the group that a task which failed with ``error`` goes to: the first destination that matches."""
+    return next((name for name, selection in spec.resubmissions if _chosen(selection, error)), None)

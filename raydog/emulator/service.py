@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raydog.emulator.driver import InstanceDriver
@@ -23,17 +23,23 @@ log = logging.getLogger("raydog.emulator")
 Report = Callable[[dict[str, object]], None]
 
 
-def make_driver(instances: str, state: StateDir, internet: bool) -> InstanceDriver | None:
+def make_driver(instances: str, state: StateDir, internet: bool, expose: Sequence[Path] = ()) -> InstanceDriver | None:
     """The driver of the kind of instances, None for simulated ones."""
     if instances == "simulated":
         return None
     from raydog.emulator.real import RealDriver  # noqa: PLC0415 - Linux only
 
-    return RealDriver(state.path, internet=internet)
+    return RealDriver(state.path, internet=internet, expose=expose)
 
 
 async def serve(
-    state: StateDir, instances: str, port: int, templates: Templates, internet: bool, on_ready: Callable[[str], None]
+    state: StateDir,
+    instances: str,
+    port: int,
+    templates: Templates,
+    internet: bool,
+    on_ready: Callable[[str], None],
+    expose: Sequence[Path] = (),
 ) -> None:
     """Run until a signal; calls ``on_ready`` with the URL once it answers."""
     stop = asyncio.Event()
@@ -43,7 +49,7 @@ async def serve(
     pid = os.getpid()
     started = process_start(pid) or ""
     state.write(Record(pid, started, instances))
-    server = Server(make_driver(instances, state, internet), templates, *state.key())
+    server = Server(make_driver(instances, state, internet, expose), templates, *state.key())
     starting = asyncio.create_task(server.start(port))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -104,6 +110,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--templates", type=Path)
     parser.add_argument("--internet", action="store_true")
+    parser.add_argument("--expose", type=Path, action="append", default=[])
     parser.add_argument("--pipe", type=int, required=True)
     options = parser.parse_args(arguments)
     if os.fork():
@@ -123,7 +130,7 @@ def main(arguments: list[str]) -> int:
     state = StateDir(options.state_dir)
     try:
         templates = Templates.load(options.templates)
-        asyncio.run(serve(state, options.instances, options.port, templates, options.internet, ready))
+        asyncio.run(serve(state, options.instances, options.port, templates, options.internet, ready, options.expose))
     except Exception as error:
         log.removeHandler(progress)
         log.exception("the emulator failed")

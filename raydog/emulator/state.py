@@ -25,8 +25,12 @@ from raydog.emulator.entities import (
     Worker,
     WorkRequirement,
 )
+from raydog.emulator.events import Events
+from raydog.emulator.watching import Watchers
 
 log = logging.getLogger(__name__)
+_TASK_PASSES = frozenset({"PENDING", "ALLOCATED", "DOWNLOADING", "UPLOADING"})
+"""Statuses that a task has for a moment only: no events."""
 
 
 def _shift(counts: dict[str, int], old: str | None, new: str | None) -> None:
@@ -56,6 +60,8 @@ class State:
         self.computes: dict[str, ComputeRequirement] = {}
         self.compute_names: dict[tuple[str, str], ComputeRequirement] = {}
         self.instances: dict[str, Instance] = {}
+        self.events = Events()
+        self.watchers = Watchers()
         self.namespaces: dict[str, str] = {}
         """Namespace to its id, in the order of first use."""
         self._hungry: dict[str | None, dict[TaskGroup, None]] = {}
@@ -88,62 +94,113 @@ class State:
         elif old == "READY":
             group.ready.pop(task, None)
         task.status = status
+        self.watchers.changed(group.requirement.id)
         log.info("task %s: %s", task.name or task.id, status)
+        if status in _TASK_PASSES or (status == "READY" and not task.retry_count):
+            self.events.revision += 1
+        else:
+            detail = task.errors[-1]["error"] if task.errors and status in {"FAILED", "READY"} else ""
+            if status == "READY":
+                detail += f"; retry {task.retry_count}"
+            owner = group.requirement.id
+            self.events.note(self.clock.now(), "task", task.id, task.name or task.id, owner, status, detail)
 
     def set_requirement_status(self, requirement: WorkRequirement, status: str) -> None:
         if requirement.status != status:
             requirement.status = status
             requirement.status_changed = self.clock.now()
             log.info("work requirement %s: %s", requirement.name, status)
+            self.watchers.changed(requirement.id)
+            self.note_requirement(requirement)
+
+    def note_requirement(self, requirement: WorkRequirement) -> None:
+        one = requirement
+        self.events.note(self.clock.now(), "work requirement", one.id, one.name, one.id, one.status)
 
     def set_group_status(self, group: TaskGroup, status: str) -> None:
         if group.status != status:
             group.status = status
             group.status_changed = self.clock.now()
+            self.watchers.changed(group.requirement.id)
+            self.events.revision += 1
 
-    def set_node_status(self, node: Node, status: str) -> None:
+    def set_node_status(self, node: Node, status: str, reason: str = "") -> None:
         _shift(node.pool.node_counts, node.status, status)
         node.status = status
         node.status_changed = self.clock.now()
+        self.watchers.changed(node.pool.id)
         log.info("node on %s: %s", node.instance.hostname, status)
+        self.note_node(node, status, reason)
+
+    def note_node(self, node: Node, what: str, detail: str = "") -> None:
+        """``what`` is its status, or the name of something that happened to it."""
+        name = node.instance.hostname
+        self.events.note(self.clock.now(), "node", node.id, name, node.pool.id, what, detail)
 
     def set_worker_status(self, worker: Worker, status: str) -> None:
         _shift(worker.node.pool.worker_counts, worker.status, status)
         worker.status = status
+        self.watchers.changed(worker.node.pool.id)
+        self.events.revision += 1
 
     def set_instance_status(self, instance: Instance, status: str) -> None:
         _shift(instance.compute.counts, instance.status, status)
         instance.status = status
         instance.status_changed = self.clock.now()
+        self.watchers.changed(instance.compute.id)
         log.info("instance %s of %s: %s", instance.hostname, instance.compute.name, status)
+        self.note_instance(instance, status)
+
+    def note_instance(self, instance: Instance, what: str, detail: str = "") -> None:
+        pool = instance.compute.pool
+        owner = pool.id if pool is not None else instance.compute.id
+        self.events.note(self.clock.now(), "instance", instance.id, instance.hostname, owner, what, detail)
 
     def set_pool_status(self, pool: Pool, status: str) -> None:
         if pool.status != status:
             pool.status = status
             pool.status_changed = self.clock.now()
+            self.watchers.changed(pool.id)
             log.info("worker pool %s: %s", pool.name, status)
+            self.note_pool(pool, status)
+
+    def note_pool(self, pool: Pool, what: str, detail: str = "") -> None:
+        self.events.note(self.clock.now(), "worker pool", pool.id, pool.name, pool.id, what, detail)
 
     def set_compute_status(self, compute: ComputeRequirement, status: str) -> None:
         if compute.status != status:
             compute.status = status
             compute.status_changed = self.clock.now()
+            self.watchers.changed(compute.id)
+            self.events.revision += 1
 
     # Counting new things
 
     def count_task(self, task: Task) -> None:
         _shift(task.group.counts, None, task.status)
         task.group.unfinished += 1
+        self.watchers.changed(task.group.requirement.id)
+        self.events.revision += 1
         if task.status == "READY":
             task.group.ready[task] = None
 
+    def uncount_task(self, task: Task) -> None:
+        """It is deleted."""
+        _shift(task.group.counts, task.status, None)
+        self.watchers.changed(task.group.requirement.id)
+        self.events.revision += 1
+
     def count_node(self, node: Node) -> None:
         _shift(node.pool.node_counts, None, node.status)
+        self.watchers.changed(node.pool.id)
+        self.note_node(node, node.status, "registered")
 
     def count_worker(self, worker: Worker) -> None:
         _shift(worker.node.pool.worker_counts, None, worker.status)
 
     def count_instance(self, instance: Instance) -> None:
         _shift(instance.compute.counts, None, instance.status)
+        self.events.revision += 1
 
     # Who waits for whom
 
@@ -181,6 +238,7 @@ class State:
     def add_live_pool(self, pool: Pool) -> None:
         self._live_pools.setdefault(pool.worker_tag, {})[pool] = None
         self.dirty_pools[pool] = None
+        self.note_pool(pool, pool.status, "provisioned")
 
     def drop_live_pool(self, pool: Pool) -> None:
         pools = self._live_pools.get(pool.worker_tag, {})

@@ -20,7 +20,7 @@ from raydog.emulator.entities import (
 from raydog.emulator.ids import ydid
 from raydog.emulator.problems import bad_transition, invalid, not_found
 from raydog.emulator.requests import as_object, as_text, as_text_map, as_texts
-from raydog.emulator.retry import may_retry
+from raydog.emulator.retry import may_retry, resubmission_group
 from raydog.emulator.state import State
 from raydog.emulator.wire import check_name, check_tag, format_instant, parse_duration
 
@@ -38,7 +38,7 @@ class Tasks:
 
     def find(self, task_id: str) -> Task:
         task = self._state.tasks.get(task_id)
-        if task is None:
+        if task is None or task.deleted:
             raise not_found("task", task_id)
         return task
 
@@ -55,22 +55,22 @@ class Tasks:
             raise bad_transition(f"work requirement {requirement.name} is {requirement.status} and takes no more tasks")
         if group.status in GROUP_TERMINATED | GROUP_TERMINATING | {"FINISHING"}:
             raise invalid(f"task group {group.name} is {group.status} and takes no more tasks")
-        requests = self._check(group, items)
-        status = "PENDING" if group.waiting_on_dependency else "READY"
-        added = []
-        for request in requests:
-            number = len(group.tasks) + 1
-            task_id = ydid("task", requirement.uuid, group.number, number)
-            task = Task(task_id, group, request, request.get("name"), status)
-            group.tasks.append(task)
-            requirement.tasks.append(task)
-            self._state.tasks[task_id] = task
-            self._state.count_task(task)
-            if task.name is not None:
-                group.names.add(task.name)
-            added.append(task)
+        added = [self._append(group, request) for request in self._check(group, items)]
         self._state.refresh_hunger(group)
         return added
+
+    def _append(self, group: TaskGroup, request: Json) -> Task:
+        requirement = group.requirement
+        task_id = ydid("task", requirement.uuid, group.number, len(group.tasks) + 1)
+        status = "PENDING" if group.waiting_on_dependency else "READY"
+        task = Task(task_id, group, request, request.get("name"), status)
+        group.tasks.append(task)
+        requirement.tasks.append(task)
+        self._state.tasks[task_id] = task
+        self._state.count_task(task)
+        if task.name is not None:
+            group.names.add(task.name)
+        return task
 
     @staticmethod
     def _check(group: TaskGroup, items: list[object]) -> list[Json]:
@@ -161,7 +161,7 @@ class Tasks:
         }
         spec = TaskSpec(
             task_id=task.id,
-            task_type=request.get("taskType") or template["taskType"],
+            task_type=_task_type(task),
             arguments=tuple(request.get("arguments") or ()),
             task_data=request.get("taskData", template.get("taskData")),
             environment=environment,
@@ -228,8 +228,12 @@ class Tasks:
             and group.status not in GROUP_TERMINATING
             and group.requirement.status != "CANCELLING"
         )
-        error["causedFailure"] = not retry
+        elsewhere = None if retry else self._resubmission_group(task, error)
+        error["causedFailure"] = not retry and elsewhere is None
         task.errors.append(error)
+        if elsewhere is not None:
+            self._resubmit(task, elsewhere)
+            return
         if not retry:
             self._end(task, "FAILED")
             return
@@ -241,6 +245,40 @@ class Tasks:
         self._state.set_task_status(task, "READY")
         self._state.refresh_hunger(group)
 
+    def _resubmission_group(self, task: Task, error: Json) -> TaskGroup | None:
+        """Where the failure policy sends the task, if that group still takes tasks of its type."""
+        requirement = task.group.requirement
+        name = resubmission_group(task.group.spec, error)
+        if name is None or task.group.status in GROUP_TERMINATING or requirement.status == "CANCELLING":
+            return None
+        group = next(one for one in requirement.groups if one.name == name)
+        if group.status in GROUP_TERMINATED | GROUP_TERMINATING or _task_type(task) not in group.spec.task_types:
+            return None
+        return group
+
+    def _resubmit(self, task: Task, group: TaskGroup) -> None:
+        """A copy in another group, with what this group's template said; unnamed if the name is taken there."""
+        template = task.group.request.get("taskTemplate") or {}
+        request = {**template, **task.request}
+        environment = {**(template.get("environment") or {}), **(task.request.get("environment") or {})}
+        if environment:
+            request["environment"] = environment
+        if request.get("name") in group.names:
+            del request["name"]
+        copy = self._append(group, request)
+        copy.resubmitted_from, task.resubmitted_to = task.id, copy.id
+        self._state.refresh_hunger(group)
+        self._end(task, "RESUBMITTED")
+
+    def _delete(self, task: Task) -> None:
+        """It was COMPLETED for longer than its group's completedTaskTtl: nobody finds it any more."""
+        task.deleted = True
+        task.request, task.errors = {}, []
+        task.timer = None
+        self._state.uncount_task(task)
+        if task.name is not None:
+            task.group.names.discard(task.name)
+
     def _end(self, task: Task, status: str) -> None:
         if task.status in TASK_FINISHED:
             return
@@ -248,6 +286,8 @@ class Tasks:
         self._state.set_task_status(task, status)
         task.finished = self._state.clock.now()
         self._leave_worker(task)
+        if status == "COMPLETED" and task.group.completed_ttl is not None:
+            task.timer = self._state.after(task.group.completed_ttl, partial(self._delete, task))
         if was_ready:
             self._state.refresh_hunger(task.group)
         self.group_changed(task.group)
@@ -259,3 +299,8 @@ class Tasks:
         if task.worker is not None:
             worker, task.worker = task.worker, None
             self._state.free_worker(worker)
+
+
+def _task_type(task: Task) -> str:
+    template = task.group.request.get("taskTemplate") or {}
+    return str(task.request.get("taskType") or template["taskType"])

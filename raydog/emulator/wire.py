@@ -23,6 +23,11 @@ def format_instant(seconds: float) -> str:
     return moment.isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
+def format_duration(seconds: float) -> str:
+    """``PT83.285S``; zero is ``P0D``, as the SDK itself writes it."""
+    return f"PT{seconds:.3f}S" if seconds > 0 else "P0D"
+
+
 def parse_instant(text: str) -> float:
     """Seconds since 1970 from ISO-8601 with any fraction and ``Z`` or an offset; refused otherwise."""
 

@@ -19,7 +19,7 @@ from raydog.emulator.problems import bad_transition, invalid, not_found
 from raydog.emulator.requests import as_flag, as_list, as_number, as_object, as_texts, run_specification
 from raydog.emulator.state import State
 from raydog.emulator.tasks import Tasks
-from raydog.emulator.wire import check_name, check_tag
+from raydog.emulator.wire import check_name, check_tag, parse_duration
 
 MAX_TASK_GROUPS = 1000
 _TRANSITIONS = {
@@ -75,6 +75,7 @@ class Work:
         groups = self._parse_groups(requirement, as_list(request.get("taskGroups"), "taskGroups"))
         self._state.requirements[requirement.id] = requirement
         self._state.requirement_names[key] = requirement
+        self._state.note_requirement(requirement)
         self._state.namespace_id(namespace, lambda: ydid("namespace", new_uuid()))
         self._append(requirement, groups)
         return requirement
@@ -107,6 +108,7 @@ class Work:
         for group, change in changes:
             group.priority, group.tag, group.finish_if_all_finished, group.finish_if_any_failed = change
         self._append(requirement, groups)
+        self._state.watchers.changed(requirement.id)
         for group in list(requirement.groups):
             self.review_group(group)
         return requirement
@@ -134,7 +136,7 @@ class Work:
             names.add(name)
             priority, tag, if_all, if_any = self._changes(item)
             dependencies = as_texts(item.get("dependencies"), f"{name}.dependencies")
-            old_style = item.get("dependentOn")
+            old_style, ttl = item.get("dependentOn"), item.get("completedTaskTtl")
             groups.append(
                 TaskGroup(
                     id=ydid("taskgrp", requirement.uuid, number),
@@ -148,6 +150,7 @@ class Work:
                     finish_if_all_finished=if_all,
                     finish_if_any_failed=if_any,
                     dependencies=(*dependencies, str(old_style)) if old_style else dependencies,
+                    completed_ttl=None if ttl is None else parse_duration(ttl, f"{name}.completedTaskTtl"),
                     status="PENDING",
                     status_changed=self._state.clock.now(),
                 )
@@ -156,6 +159,9 @@ class Work:
             unknown = [name for name in group.dependencies if name not in names or name == group.name]
             if unknown:
                 raise invalid(f"task group {group.name} depends on unknown groups: {', '.join(unknown)}")
+            elsewhere = [name for name, _ in group.spec.resubmissions if name not in names or name == group.name]
+            if elsewhere:
+                raise invalid(f"task group {group.name} resubmits to unknown groups: {', '.join(elsewhere)}")
         return groups
 
     def _append(self, requirement: WorkRequirement, groups: list[TaskGroup]) -> None:

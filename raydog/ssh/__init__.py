@@ -6,7 +6,7 @@
     with wait_for_login(target, timeout=120) as session:
         session.write_files([RemoteFile(".raydog/redis-password", secret)])
         session.run("ray status", timeout=30).check("ray status")
-        with Tunnel(target, "127.0.0.1", 16667, session=session) as tunnel:
+        with Tunnel(target, "127.0.0.1", 16667) as tunnel:
             connect("127.0.0.1", tunnel.local_port)
 
 Nodes are ephemeral and addresses are used again, so a node's host key is accepted and not remembered.

@@ -48,7 +48,7 @@ class _AcceptAny(MissingHostKeyPolicy):
         """Do not object."""
 
 
-class _PromptSocket(socket.socket):
+class PromptSocket(socket.socket):
     """A TCP socket that neither delays small messages (Nagle) nor acknowledgements.
 
     SSH begins with many small messages. sshd obeys Nagle's rule, so its answer to our first request waits until
@@ -57,7 +57,7 @@ class _PromptSocket(socket.socket):
     """
 
     @classmethod
-    def take(cls, sock: socket.socket) -> _PromptSocket:
+    def take(cls, sock: socket.socket) -> PromptSocket:
         timeout = sock.gettimeout()
         prompt = cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
         prompt.settimeout(timeout)
@@ -146,7 +146,7 @@ def _attempt(target: SshTarget, key: PKey | None, connect_limit: float | None = 
         raise _NotYetError(f"no answer from port {target.port} in {limit:g} s") from error
     except OSError as error:
         raise _NotYetError(f"port {target.port}: {(error.strerror or str(error)).lower()}") from error
-    sock = _PromptSocket.take(sock)
+    sock = PromptSocket.take(sock)
     return _authenticate(target, key, sock, None)
 
 

@@ -1,120 +1,99 @@
-"""Forward a local port to an address that a node can reach."""
+"""Forward a local port to an address that a node can reach, by ``sshtunnel``."""
 
 from __future__ import annotations
 
+import errno
 import logging
-import selectors
 import socket
+import socketserver
 import threading
 from contextlib import suppress
 from types import TracebackType
 
-from paramiko import Channel, SSHException
+from paramiko import SSHException
+from sshtunnel import BaseSSHTunnelForwarderError, HandlerSSHTunnelForwarderError, SSHTunnelForwarder
 
-from raydog.errors import ConfigError, StateError
-from raydog.ssh.login import login
-from raydog.ssh.session import SshSession
-from raydog.ssh.target import SshTarget
+from raydog.errors import ConfigError, ProvisioningError, RayDogError, StateError
+from raydog.ssh.login import PromptSocket, login
+from raydog.ssh.proxy import ProxyConnection
+from raydog.ssh.target import SshTarget, load_private_key
 
-_log = logging.getLogger(__name__)
-_CHUNK = 1 << 16
+_KEEPALIVE = 15.0
+"""Seconds between keep-alive messages: below the idle limits of common firewalls and NAT gateways (60 s)."""
+
+_STOP_POLL = 0.02
+"""Seconds between looks whether to stop: `Tunnel.stop` waits for the next one (sshtunnel's own value is 0.1)."""
+
+_log = logging.getLogger("raydog.ssh.sshtunnel")
+_log.setLevel(logging.CRITICAL)
+"""Failures are raised here; a client that finds nothing behind the tunnel sees its connection closed."""
+
+# sshtunnel leaves paramiko's log channel as it is; without any handler Python would print to the terminal.
+logging.getLogger("paramiko.transport").addHandler(logging.NullHandler())
+
+_START_ERRORS = (BaseSSHTunnelForwarderError, SSHException, OSError, EOFError, ValueError, IndexError)
+"""What ``start`` was seen to let out. ValueError: no key at all; IndexError: it reads ``args[0]`` of bare errors."""
 
 
 class Tunnel:
     """A local port, on loopback, that leads to ``remote_host:remote_port`` as seen from the node.
 
-    ``session``, if given, is used while it lives, and is left open by `stop`: this saves a login. Otherwise,
-    and after that session was lost, the tunnel logs in by itself. All methods may be called from several
-    threads. All threads are daemons.
-
-    Our own forwarder and not ``sshtunnel``: that one hides why a login failed, cannot use a connection that
-    is there already, and drops the answer to a client that has finished sending (half-closed connections).
+    It has an SSH login of its own. All methods may be called from several threads; all threads are daemons.
+    Clients must read their answer before they shut down their sending side: ``sshtunnel`` then closes both.
     """
 
-    def __init__(
-        self,
-        target: SshTarget,
-        remote_host: str,
-        remote_port: int,
-        local_port: int = 0,
-        *,
-        session: SshSession | None = None,
-    ) -> None:
+    def __init__(self, target: SshTarget, remote_host: str, remote_port: int, local_port: int = 0) -> None:
         self.target = target
         self.remote = (remote_host, remote_port)
         self._wanted_port = local_port
-        self._lent = session
-        self._own: SshSession | None = None
+        self._port: int | None = None
         self._lock = threading.RLock()
-        self._listener: socket.socket | None = None
-        self._waker: socket.socket | None = None
-        self._acceptor: threading.Thread | None = None
-        self._links: set[_Link] = set()
+        self._forwarder: _Forwarder | None = None
+        self._connection: _Connection | None = None
 
     @property
     def local_port(self) -> int:
         """The local port. Raises `StateError` before `start` and after `stop`."""
         with self._lock:
-            if self._listener is None:
+            if self._port is None:
                 raise StateError(f"the tunnel to {self.remote[0]}:{self.remote[1]} is not started")
-            return int(self._listener.getsockname()[1])
+            return self._port
 
     @property
     def is_alive(self) -> bool:
         """Whether it is started and its SSH connection stands, as far as this side knows."""
         with self._lock:
-            return self._listener is not None and self._session() is not None
+            forwarder = self._forwarder
+            return forwarder is not None and bool(forwarder.is_alive and forwarder.is_active)
 
     def start(self) -> Tunnel:
-        """Listen and, where no session was lent, log in. Harmless when started.
+        """Log in and listen. Harmless when started.
 
         Raises `ConfigError` if the local port is taken, and what `raydog.ssh.login` raises.
         """
         with self._lock:
-            if self._listener is None:
-                self._listen()
-        try:
-            self.ensure()
-        except BaseException:
-            self.stop()
-            raise
+            if self._port is None:
+                self._port = self._open(self._wanted_port)
+            else:
+                self.ensure()
         return self
 
     def ensure(self) -> None:
         """Log in again if the SSH connection was lost; the local port stays the same.
 
-        Raises `StateError` if the tunnel is not started, and what `raydog.ssh.login` raises.
+        Raises `StateError` if the tunnel is not started, and what `start` raises.
         """
         with self._lock:
-            if self._listener is None:
-                raise StateError(f"the tunnel to {self.remote[0]}:{self.remote[1]} is not started")
-            if self._session() is not None:
-                return
-            if self._own is not None:
-                self._own.close()
-                self._own = None
-            self._own = login(self.target)
+            port = self.local_port
+            if not self.is_alive:
+                self._close()
+                self._open(port)
 
     def stop(self) -> None:
-        """Close the port, the connections through it and the SSH login of its own. Harmless when stopped."""
+        """Close the port, the connections through it and the SSH login. Harmless when stopped."""
         with self._lock:
-            listener, self._listener = self._listener, None
-            waker, self._waker = self._waker, None
-            acceptor, self._acceptor = self._acceptor, None
-            own, self._own = self._own, None
-            links = list(self._links)
-        if waker is not None:
-            waker.close()
-        if acceptor is not None:
-            acceptor.join()
-        if listener is not None:
-            listener.close()
-        for link in links:
-            link.close()
-        if own is not None:
-            own.close()
-        for link in links:
-            link.join()
+            self._port = None
+            self._close()
 
     def __enter__(self) -> Tunnel:
         return self.start()
@@ -124,136 +103,130 @@ class Tunnel:
     ) -> None:
         self.stop()
 
-    def _session(self) -> SshSession | None:
-        for session in (self._lent, self._own):
-            if session is not None and session.is_alive:
-                return session
-        return None
-
-    def _listen(self) -> None:
-        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    def _open(self, port: int) -> int:
+        """Log in and listen on ``port`` (0: any); the port."""
+        key = load_private_key(self.target)
+        own_keys = key is None and self.target.password is None
+        self._connection = _Connection(self.target)
         try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(("127.0.0.1", self._wanted_port))
-            listener.listen(128)
-        except OSError as error:
-            listener.close()
-            raise ConfigError(
-                f"local port {self._wanted_port} for the tunnel to {self.remote[0]}:{self.remote[1]} on "
-                f"{self.target} cannot be opened: {error.strerror}. Choose another local port."
-            ) from error
-        ours, self._waker = socket.socketpair()
-        self._listener = listener
-        self._acceptor = threading.Thread(
-            target=self._accept, args=(listener, ours), name=f"raydog-tunnel-{self.remote[1]}", daemon=True
-        )
-        self._acceptor.start()
+            self._forwarder = _Forwarder(
+                (self.target.host, self.target.port),
+                ssh_config_file=None,
+                ssh_username=self.target.user,
+                ssh_pkey=key,
+                ssh_password=self.target.password,
+                ssh_proxy=self._connection,
+                allow_agent=own_keys,
+                host_pkey_directories=None if own_keys else [],
+                remote_bind_address=self.remote,
+                local_bind_address=("127.0.0.1", port),
+                set_keepalive=_KEEPALIVE,
+                compression=False,
+                logger=_log,
+            )
+            self._forwarder.start()
+            return int(self._forwarder.local_bind_port)
+        except RayDogError:
+            self._close()
+            raise
+        except _START_ERRORS as error:
+            # It says nothing of the reason, but raises this one only after the login.
+            listening_failed = isinstance(error, HandlerSSHTunnelForwarderError)
+            self._close()
+            raise self._cause(error, port, listening_failed) from error
+        except BaseException:
+            self._close()
+            raise
 
-    def _accept(self, listener: socket.socket, wake: socket.socket) -> None:
-        with wake, selectors.DefaultSelector() as ready:
-            ready.register(listener, selectors.EVENT_READ)
-            ready.register(wake, selectors.EVENT_READ)
-            while True:
-                if any(key.fileobj is wake for key, _ in ready.select()):
-                    return
-                try:
-                    sock, _ = listener.accept()
-                except OSError as error:
-                    _log.debug("a connection ended before it was accepted: %s", error)
-                    continue
-                self._open_link(sock)
+    def _cause(self, error: Exception, port: int, listening_failed: bool) -> RayDogError:
+        """Why it did not start: a login that tells its reasons says so (it raises), or it is something else."""
+        what = f"the tunnel to {self.remote[0]}:{self.remote[1]} on {self.target}"
+        if listening_failed:
+            return ConfigError(
+                f"local port {port} for {what} cannot be opened; something else uses it. Choose another local port."
+            )
+        login(self.target).close()
+        return ProvisioningError(f"{what} did not start ({error}), but a login right after did. Try again.", "SSH")
 
-    def _open_link(self, sock: socket.socket) -> None:
-        with self._lock:
-            session = self._session()
-            if session is None or self._listener is None:
-                sock.close()
-                return
-            link = _Link(self, session, sock)
-            self._links.add(link)
-        link.start()
-
-    def forget(self, link: _Link) -> None:
-        """A connection has ended by itself."""
-        with self._lock:
-            self._links.discard(link)
+    def _close(self) -> None:
+        forwarder, self._forwarder = self._forwarder, None
+        connection, self._connection = self._connection, None
+        if forwarder is not None:
+            forwarder.stop(force=True)
+        if connection is not None:
+            connection.close()  # a handshake that failed may have left it open
 
 
-class _Link:
-    """One forwarded connection: a thread for each direction, so that neither side's writing waits for its
-    reading."""
+class _Forwarder(SSHTunnelForwarder):  # type: ignore[misc]  # it has no annotations
+    """``stop`` of 0.4 and 0.5 waits for ever for a port that is open but not served yet: so it is when the login was
+    refused, because ``start`` then opens the port all the same before it gives up."""
 
-    def __init__(self, tunnel: Tunnel, session: SshSession, sock: socket.socket) -> None:
-        self._tunnel = tunnel
-        self._session = session
-        self._sock = sock
-        self._channel: Channel | None = None
-        self._lock = threading.Lock()
-        self._closed = False
-        self._thread = threading.Thread(target=self._run, name="raydog-tunnel-link", daemon=True)
+    _server_list: list[socketserver.TCPServer]
 
     def start(self) -> None:
-        self._thread.start()
+        try:
+            super().start()
+        except HandlerSSHTunnelForwarderError:
+            raise  # all that it opened is served
+        except BaseException:
+            for server in self._server_list:
+                server.server_close()
+            self._server_list = []
+            raise
 
-    def join(self) -> None:
-        self._thread.join()
+    def _serve_forever_wrapper(self, server: socketserver.TCPServer, poll_interval: float = _STOP_POLL) -> None:
+        super()._serve_forever_wrapper(server, poll_interval)
+
+
+class _Connection:
+    """The connection below SSH, direct or through the proxy command, as an object that ``sshtunnel`` takes as its
+    ``ssh_proxy``.
+
+    Not a socket: it would connect a socket again, and by itself it connects without a time limit. paramiko begins by
+    setting the time-out, so that is when this connects; ``sshtunnel`` takes it anew for each key that it tries.
+    """
+
+    def __init__(self, target: SshTarget) -> None:
+        self._target = target
+        self._sock: socket.socket | None = None
+        self._proxy: ProxyConnection | None = None
+
+    def settimeout(self, seconds: float) -> None:
+        if self._sock is None:
+            self._sock = self._connect()
+        self._sock.settimeout(seconds)
+
+    def _connect(self) -> socket.socket:
+        if self._target.proxy_command:
+            self._proxy = ProxyConnection(self._target)
+            return self._proxy.sock
+        address = (self._target.host, self._target.port)
+        return PromptSocket.take(socket.create_connection(address, timeout=self._target.connect_timeout))
+
+    def send(self, data: bytes) -> int:
+        return self._open_socket().send(data)
+
+    def recv(self, size: int) -> bytes:
+        return self._open_socket().recv(size)
+
+    def _open_socket(self) -> socket.socket:
+        if self._sock is None:
+            # With a number: paramiko's thread fails on an OSError that has none.
+            raise ConnectionAbortedError(errno.ECONNABORTED, "the connection was closed")
+        return self._sock
+
+    @property
+    def _closed(self) -> bool:
+        """paramiko's `Transport.stop_thread` asks its sock for this, as Python's own sockets have it."""
+        return self._sock is None
 
     def close(self) -> None:
-        """End both directions now; what waits on either socket wakes up."""
-        with self._lock:
-            self._closed = True
-            channel = self._channel
-        with suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
-        if channel is not None:
-            channel.close()
-
-    def _run(self) -> None:
-        try:
-            with self._sock:
-                self._sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._forward()
-        except (SSHException, OSError, EOFError) as error:
-            _log.debug("connection through the tunnel to %s:%d ended: %s", *self._tunnel.remote, error)
-        finally:
-            self._tunnel.forget(self)
-
-    def _forward(self) -> None:
-        session = self._session
-        channel = session.transport.open_channel(
-            "direct-tcpip",
-            self._tunnel.remote,
-            self._sock.getpeername(),
-            timeout=session.target.connect_timeout,
-        )
-        with self._lock:
-            self._channel = channel
-            closed = self._closed
-        try:
-            if closed:
-                return
-            upward = threading.Thread(target=self._copy_up, args=(channel,), name="raydog-tunnel-up", daemon=True)
-            upward.start()
-            try:
-                while data := channel.recv(_CHUNK):
-                    self._sock.sendall(data)
-                with suppress(OSError):
-                    self._sock.shutdown(socket.SHUT_WR)
-                if channel.closed:
-                    self.close()
-            except OSError:
-                self.close()
-                raise
-            finally:
-                upward.join()
-        finally:
-            channel.close()
-
-    def _copy_up(self, channel: Channel) -> None:
-        try:
-            while data := self._sock.recv(_CHUNK):
-                channel.sendall(data)
-            channel.shutdown_write()
-        except (OSError, SSHException, EOFError) as error:
-            _log.debug("sending to %s:%d ended: %s", *self._tunnel.remote, error)
-            self.close()
+        """Harmless when closed; what waits in `recv` wakes up."""
+        sock, self._sock = self._sock, None
+        proxy, self._proxy = self._proxy, None
+        if sock is not None:
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
+        if proxy is not None:
+            proxy.close()

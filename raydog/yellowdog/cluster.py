@@ -29,7 +29,7 @@ HEADLESS_GRACE_SECONDS = 30.0
 
 _LIVE = ("RUNNING", "HELD", "FINISHING")
 _UNFINISHED = (*_LIVE, "CANCELLING")
-_PARALLEL_CALLS = 16
+_PARALLEL_CALLS = 8  # a session keeps ten connections
 
 
 @dataclass(frozen=True)
@@ -119,10 +119,10 @@ def find_pools(gateway: Gateway, name: ClusterName, cluster_id: str | None = Non
 
 
 def is_lingering(gateway: Gateway, cluster: ClusterRecord, now: datetime | None = None) -> bool:
-    """Whether a live work requirement is what is left of a cluster: its head has ended or never came."""
+    """Whether a live work requirement is what is left of a cluster: its head is ending, has ended or never came."""
     head = find_head(gateway, cluster)
     if head is not None:
-        return head.status not in UNFINISHED_TASK_STATUSES
+        return head.abort_requested or head.status not in UNFINISHED_TASK_STATUSES
     return is_overdue(cluster, now)
 
 

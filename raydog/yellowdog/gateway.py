@@ -7,9 +7,9 @@ must never hold anything up.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timedelta
-from functools import cached_property
 from typing import TypeVar
 
 import requests
@@ -41,9 +41,17 @@ class Gateway:
     def __init__(self, credentials: Credentials, *, swift: bool = False) -> None:
         self._credentials = credentials
         self._swift = swift
+        self._opening = threading.Lock()
+        self._opened: PlatformClient | None = None
 
-    @cached_property
+    @property
     def _client(self) -> PlatformClient:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open()
+            return self._opened
+
+    def _open(self) -> PlatformClient:
         retry = yd.RetryProperties(
             maxAttempts=0 if self._swift else 3,
             initialInterval=timedelta(seconds=1),
@@ -63,7 +71,8 @@ class Gateway:
 
     def close(self) -> None:
         """Close the connections. The gateway opens new ones if it is used again."""
-        client = self.__dict__.pop("_client", None)
+        with self._opening:
+            client, self._opened = self._opened, None
         if client is not None:
             client.close()
 

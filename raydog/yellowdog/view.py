@@ -8,6 +8,7 @@ that started or finished since the latest time that the platform itself has repo
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -24,6 +25,7 @@ from raydog.yellowdog.records import (
 _OVERLAP = timedelta(seconds=10)  # nothing promises that the platform shows events in their order (contract, 5.2)
 _SINGLE_LOOKUPS = 3  # up to here a call for each node is cheaper than a page of all
 _REMEMBERED_ENDINGS = 200
+_REMEMBERED_NAMES = 100_000  # of ended nodes, some 10 MB; far more than end while an answer can be stale
 
 
 class ClusterView:
@@ -39,6 +41,8 @@ class ClusterView:
         self._addresses: dict[str, NodeAddress] = {}
         self._looked_up: set[str] = set()
         self._ended: dict[str, NodeRecord] = {}
+        self._ended_names: dict[str, None] = {}
+        self._endings: deque[NodeRecord] = deque(maxlen=_REMEMBERED_NAMES)
         self._additions: dict[str, int] = {}
         self._sweeps = 0
         self._watermark: datetime | None = None
@@ -76,6 +80,14 @@ class ClusterView:
         """The nodes that ended most recently, the latest last, for people who ask why."""
         with self._lock:
             return dict(self._ended)
+
+    def take_endings(self) -> list[NodeRecord]:
+        """The nodes that have ended since this was last called. A node comes twice if at first it was only missed
+        and its reason became known later."""
+        with self._lock:
+            endings = list(self._endings)
+            self._endings.clear()
+            return endings
 
     def add(self, nodes: Iterable[NodeRecord]) -> None:
         """Nodes that were just added show at once, and no sweep that had begun before can hide them."""
@@ -120,7 +132,7 @@ class ClusterView:
         self._watermark = max(times) if times else None
         if node.state is NodeState.ENDED:
             self._end(node)
-        elif node.name not in self._ended:
+        elif node.name not in self._ended_names:
             self._nodes[node.name] = node
 
     def _end(self, node: NodeRecord) -> None:
@@ -129,10 +141,18 @@ class ClusterView:
         self._addresses.pop(node.name, None)
         self._looked_up.discard(node.name)
         self._additions.pop(node.name, None)
-        self._ended.pop(node.name, None)
+        earlier = self._ended.pop(node.name, None)
+        if node.name not in self._ended_names or (
+            earlier is not None and earlier.state is not NodeState.ENDED and node.state is NodeState.ENDED
+        ):
+            self._endings.append(node)
+        if earlier is not None and earlier.state is NodeState.ENDED:
+            node = earlier
         self._ended[node.name] = node
-        while len(self._ended) > _REMEMBERED_ENDINGS:
-            self._ended.pop(next(iter(self._ended)))
+        self._ended_names[node.name] = None
+        for remembered, most in ((self._ended, _REMEMBERED_ENDINGS), (self._ended_names, _REMEMBERED_NAMES)):
+            while len(remembered) > most:
+                del remembered[next(iter(remembered))]
 
     def _publish(self) -> None:
         self._snapshot = MappingProxyType(dict(self._nodes))

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from yellowdog_client import PlatformClient
-from yellowdog_client.model import ApiKey, ServicesSchema, TaskSearch
 
 import raydog.autoscaler
 from tests.support.daemon import EmulatorDaemon
@@ -86,16 +84,7 @@ def test_head_without_raydog_runs_the_clients_own(furnished: RayCluster) -> None
 
 def test_task_shows_no_secret_in_the_portal(furnished: RayCluster, platform: EmulatorDaemon) -> None:
     secrets = known_secrets(furnished, platform)
-    environment = platform.environment
-    client = PlatformClient.create(
-        ServicesSchema(defaultUrl=environment["YD_API_URL"]),
-        ApiKey(environment["YD_API_KEY_ID"], environment["YD_API_KEY_SECRET"]),
-    )
-    try:
-        tasks = [client.work_client.get_task_by_id(str(t.id)) for t in client.work_client.find_tasks(TaskSearch())]
-    finally:
-        client.close()
-    ours = [task for task in tasks if str(task.name).startswith(furnished.name)]
+    ours = platform.tasks(f"{furnished.name}-")
     assert ours
     for task in ours:
         shown = repr((task.environment, task.taskData, task.arguments))

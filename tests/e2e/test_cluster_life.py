@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import requests
+from yellowdog_client.model import TaskStatus
 
 from tests.support.daemon import EmulatorDaemon
 from tests.support.ray_cli import EXAMPLES, RayCluster, eventually, free_port, no_traceback
@@ -183,9 +184,19 @@ def test_ray_up_with_another_head_refuses_and_says_what_changed(live: RayCluster
     assert "ray down" in refused.flat
     no_traceback(refused)
     assert ray_processes(live) == before
-    assert live.runs_a_task()def test_idle_workers_leave(live: RayCluster, platform: EmulatorDaemon) -> None:
+
+
+def test_idle_workers_leave(live: RayCluster, platform: EmulatorDaemon) -> None:
     eventually(lambda: len(platform.instances(f"{live.name}-")) == 1 or None, "the head alone")
     assert "1 head" in live.exec("ray status")
+    ended = [task for task in platform.tasks(f"{live.name}-") if task.abortRequestedTime]
+    assert ended
+    for task in ended:
+        assert task.status is TaskStatus.ABORTED
+        assert task.abortRequestedTime is not None
+        assert task.finishedTime is not None
+        taken = (task.finishedTime - task.abortRequestedTime).total_seconds()
+        assert taken < 8, "an agent's patience ends after 10 s"
 
 
 def test_down_leaves_nothing(live: RayCluster, platform: EmulatorDaemon) -> None:

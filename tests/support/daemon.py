@@ -13,6 +13,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from yellowdog_client import PlatformClient
+from yellowdog_client.model import ApiKey, ServicesSchema, Task, TaskSearch, TaskStatus
 
 from raydog.demo.proof import footprint, left_of, network_links
 from tests.support.ray_cli import SCRIPTS, eventually
@@ -25,18 +27,19 @@ _SIOCGIFADDR = 0x8915  # linux/sockios.h
 class EmulatorDaemon:
     """A running emulator of this test session, and proof that it leaves nothing."""
 
-    def __init__(self, folder: Path, templates: str) -> None:
+    def __init__(self, folder: Path, templates: str, *options: str) -> None:
         self.folder = folder
         file = folder.with_suffix(".templates.yaml")
         file.write_text(templates)
-        started = json.loads(self._command("start", "--json", "--templates", str(file)))
+        started = json.loads(self._command("start", "--json", "--templates", str(file), *options))
         self.environment: dict[str, str] = started["environment"]
         self._pid: int = started["pid"]
         self._seen = footprint(self._pid)
         self._http = requests.Session()
         self._http.trust_env = False
-        key = f"{self.environment['YD_API_KEY_ID']}:{self.environment['YD_API_KEY_SECRET']}"
-        self._http.headers["Authorization"] = f"yd-key {key}"
+        key = ApiKey(self.environment["YD_API_KEY_ID"], self.environment["YD_API_KEY_SECRET"])
+        self._http.headers["Authorization"] = f"yd-key {key.id}:{key.secret}"
+        self._client = PlatformClient.create(ServicesSchema(defaultUrl=self.environment["YD_API_URL"]), key)
 
     def _command(self, *arguments: str) -> str:
         command = [str(SCRIPTS / "raydog"), "emulator", *arguments, "--state-dir", str(self.folder)]
@@ -85,7 +88,22 @@ class EmulatorDaemon:
 
         eventually(arrived, f"a call of {operation}")
 
+    def tasks(self, prefix: str) -> list[Task]:
+        """All tasks whose names begin so, whatever has become of them."""
+        work = self._client.work_client
+        return [
+            work.get_task_by_id(str(one.id))
+            for one in work.find_tasks(TaskSearch())
+            if str(one.name).startswith(prefix)
+        ]
+
     # Making trouble
+
+    def abort(self, prefix: str) -> None:
+        """End the tasks that execute and whose names begin so, as somebody may do in the Portal."""
+        for task in self.tasks(prefix):
+            if task.status is TaskStatus.EXECUTING:
+                self._client.work_client.cancel_task_by_id(str(task.id), True)
 
     def fault(self, operation: str, action: str, **settings: Any) -> None:
         self._call("POST", "/emulator/faults", {"operation": operation, "action": action, **settings})
@@ -101,6 +119,7 @@ class EmulatorDaemon:
     def stop(self) -> None:
         """Stop it and see that no process, namespace, mount or network link of it is left."""
         self._http.close()
+        self._client.close()
         self._seen |= footprint(self._pid)
         links = links_of(self.environment["YD_API_URL"])
         assert links, "the emulator listens on a bridge of its own"

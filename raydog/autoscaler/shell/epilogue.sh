@@ -9,7 +9,6 @@ if [ -n "$ending" ]; then # the first wait was cut short by the signal; now let 
         kill -0 "$child" 2>/dev/null || break
         sleep 0.1
     done
-    wait "$child" 2>/dev/null
 fi
 kill -KILL -- "-$child" 2>/dev/null # what the script left behind, in its own group
 for helper in ${tags:-} ${watcher:-}; do kill -TERM "$helper" 2>/dev/null; done

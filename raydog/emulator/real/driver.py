@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from raydog.emulator.driver import DriverEvents, InstanceSpec, TaskSpec
@@ -33,13 +34,15 @@ class RealDriver:
 
     ``state_dir`` is a folder of the emulator's own; outputs of programs on instances lie below it, in
     ``instances/``, for this user only. Needs Linux and root. ``gateway_ip`` is this machine's address on the
-    instances' network, known after `start`.
+    instances' network, known after `start`. Instances see the folders in ``expose`` too, read-only, at their own
+    paths.
     """
 
-    def __init__(self, state_dir: Path, *, internet: bool = False) -> None:
+    def __init__(self, state_dir: Path, *, internet: bool = False, expose: Sequence[Path] = ()) -> None:
         self.gateway_ip = ""
         self._state_dir = state_dir
         self._internet = internet
+        self._expose = tuple(expose)
         self._events: DriverEvents | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._instances: dict[str, RealInstance] = {}
@@ -72,6 +75,8 @@ class RealDriver:
             self._next_address = int(self._subnet.network_address) + 10
             self._start_keeper()
             self._setup = self._loop.create_future()
+            hidden = [str(self._state_dir.resolve()), str(image.cache_folder().resolve())]
+            visible = host.visible_folders(python, host.exposed(self._expose, hidden))
             workplace = self._state_dir.resolve() / "namespaces"
             workplace.mkdir(mode=0o700, exist_ok=True)
             self._tell(
@@ -82,8 +87,8 @@ class RealDriver:
                     "gateway": self.gateway_ip,
                     "prefix": host.PREFIX,
                     "tree": str(tree),
-                    "visible": host.visible_folders(python),
-                    "hidden": [str(self._state_dir.resolve()), str(image.cache_folder().resolve())],
+                    "visible": visible,
+                    "hidden": hidden,
                     "account": host.account(),
                     "python": python,
                     "keygen": str(image.find_program("ssh-keygen")),

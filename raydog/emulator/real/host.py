@@ -11,7 +11,7 @@ import pwd
 import socket
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ PREFIX = 22
 """Length of an emulator's subnet: a bridge takes 1,024 ports, so a thousand instances fit."""
 
 _USER = "yd-agent"
+_KERNEL = frozenset({"dev", "proc", "run", "sys"})
 
 
 def check_machine() -> None:
@@ -116,13 +117,32 @@ def python_description() -> dict[str, Any]:
     }
 
 
-def visible_folders(python: dict[str, Any]) -> list[str]:
-    """The folders that instances see read-only at their own paths: Python, its packages, RayDog itself.
+def exposed(folders: Sequence[Path], hidden: Sequence[str]) -> list[str]:
+    """The folders that a user wants instances to see, checked. `ConfigError` for one that would show too much.
+
+    ``hidden`` are folders that no instance may see.
+    """
+    found: list[str] = []
+    for folder in folders:
+        path = folder.resolve()
+        if not path.is_dir():
+            raise ConfigError(f"{folder} cannot be shown to instances: it is not a folder")
+        if len(path.parts) == 1 or path.parts[1] in _KERNEL:
+            raise ConfigError(f"{folder} cannot be shown to instances: they have one of their own")
+        for other in hidden:
+            if Path(other).is_relative_to(path) or path.is_relative_to(other):
+                raise ConfigError(f"{folder} cannot be shown to instances: {other}, the emulator's own, would show too")
+        found.append(str(path))
+    return found
+
+
+def visible_folders(python: dict[str, Any], exposed_folders: Sequence[str] = ()) -> list[str]:
+    """The folders that instances see read-only at their own paths: Python, its packages, RayDog, exposed ones.
 
     Those in the operating system's folders are there anyway. Raises `ConfigError` when ordinary users could
     not read one of them.
     """
-    wanted = [sys.base_prefix, sys.prefix, *python["site_packages"], *python["raydog"].values()]
+    wanted = [sys.base_prefix, sys.prefix, *python["site_packages"], *python["raydog"].values(), *exposed_folders]
     chosen: list[str] = []
     for path in sorted({os.path.abspath(path) for path in wanted}, key=len):  # noqa: PTH100 - keep links
         if Path(path) == Path("/usr") or any(Path(path).is_relative_to(parent) for parent in ("/usr", *chosen)):

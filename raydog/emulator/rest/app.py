@@ -12,12 +12,14 @@ from typing import Any
 from aiohttp import web
 
 from raydog.emulator.faults import Fault
+from raydog.emulator.page import Page
 from raydog.emulator.platform import Platform
 from raydog.emulator.problems import Problem, invalid, not_implemented
 from raydog.emulator.requests import as_object
 from raydog.emulator.rest import fleet, operator, other, work
-from raydog.emulator.rest.call import Call, PlainText
+from raydog.emulator.rest.call import Call, PlainText, Updates
 from raydog.emulator.rest.routes import Handler, Route, Router
+from raydog.emulator.rest.streams import Streams
 
 LARGEST_BODY = 64 * 1024 * 1024
 """Bytes of a request, decompressed. A thousand tasks with scripts of 50 KB fit."""
@@ -31,6 +33,7 @@ class Api:
 
     def __init__(self, platform: Platform, key_id: str, key_secret: str) -> None:
         self.platform = platform
+        self.streams = Streams(platform.state.watchers)
         self.calls: deque[dict[str, Any]] = deque(maxlen=REMEMBERED_CALLS)
         self._authorization = f"yd-key {key_id}:{key_secret}".encode()
         own = (
@@ -44,14 +47,16 @@ class Api:
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=LARGEST_BODY)
+        Page(self.platform, self._authorization).mount(app)
         app.router.add_route("*", "/{path:.*}", self.handle)
+        app.on_shutdown.append(self.streams.close)
         return app
 
     def _add_fault(self, call: Call) -> Any:
         self.platform.faults.add(as_object(call.body, "the fault"), self.operations)
         return {}
 
-    async def handle(self, request: web.Request) -> web.Response:
+    async def handle(self, request: web.Request) -> web.StreamResponse:
         sent = request.headers.get("Authorization", "").encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(sent, self._authorization):
             return _problem(401, "Unauthorized", "the API key is missing or not this emulator's", request.path)
@@ -64,13 +69,13 @@ class Api:
             return _problem(404, "Not Found", f"there is no call {request.method} {request.path}", request.path)
         route, values = found
         if route.operation.startswith("emulator_"):
-            return self._answer(route, values, request, body)
+            return _response(self._answer(route, values, request, body))
         fault = self.platform.faults.take(route.operation)
         return await self._answer_recorded(route, values, request, body, fault)
 
     async def _answer_recorded(
         self, route: Route, values: dict[str, str], request: web.Request, body: bytes, fault: Fault | None
-    ) -> web.Response:
+    ) -> web.StreamResponse:
         """Answer a call of the platform, with its fault if it has one, and remember it."""
         record = {
             "time": self.platform.clock.now(),
@@ -83,19 +88,22 @@ class Api:
             "status": None,
         }
         self.calls.append(record)
-        if fault is not None and fault.action == "drop_before":
+        action = fault.action if fault is not None else None
+        if action == "drop_before":
             return _dropped(request)
-        if fault is not None and fault.action == "status":
-            refused = Problem(fault.status, fault.error_type, fault.message)
-            response = _json(refused.status, refused.body())
-            if fault.retry_after is not None:
-                response.headers["Retry-After"] = str(fault.retry_after)
+        answer: object
+        if fault is not None and action == "status":
+            answer = _refused(fault)
         else:
-            response = self._answer(route, values, request, body)
-        if fault is not None and fault.action == "drop_after":
+            answer = self._answer(route, values, request, body)
+        if action == "drop_after":
             return _dropped(request)
-        if fault is not None and fault.action == "delay":
+        if fault is not None and action == "delay":
             await asyncio.sleep(fault.seconds)
+        if isinstance(answer, Updates):
+            record["status"] = 200
+            return await self.streams.serve(request, answer)
+        response = _response(answer)
         record["status"] = response.status
         return response
 
@@ -105,11 +113,12 @@ class Api:
             raise not_implemented(route.operation, route.method, route.pattern)
         return route.handler
 
-    def _answer(self, route: Route, values: dict[str, str], request: web.Request, body: bytes) -> web.Response:
+    def _answer(self, route: Route, values: dict[str, str], request: web.Request, body: bytes) -> object:
+        """What the call answers: a value for JSON, or a `web.Response`, `PlainText` or `Updates`."""
         try:
             call = Call(self.platform, values, request.query, _parse(body))
             # Encoded before the scheduler runs: as on the platform, an answer shows the moment of the call.
-            answer = self._handler(route)(call)
+            return self._handler(route)(call)
         except Problem as problem:
             return _json(problem.status, problem.body())
         except Exception:
@@ -118,9 +127,20 @@ class Api:
             return _json(failed.status, failed.body())
         finally:
             self.platform.settle()
-        if isinstance(answer, PlainText):
-            return web.Response(text=answer.text)
-        return _json(200, answer)
+
+
+def _response(answer: object) -> web.Response:
+    if isinstance(answer, web.Response):
+        return answer
+    return web.Response(text=answer.text) if isinstance(answer, PlainText) else _json(200, answer)
+
+
+def _refused(fault: Fault) -> web.Response:
+    refused = Problem(fault.status, fault.error_type, fault.message)
+    response = _json(refused.status, refused.body())
+    if fault.retry_after is not None:
+        response.headers["Retry-After"] = str(fault.retry_after)
+    return response
 
 
 def _parse(body: bytes) -> object:

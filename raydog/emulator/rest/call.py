@@ -29,6 +29,15 @@ class PlainText:
 
 
 @dataclass(frozen=True)
+class Updates:
+    """An answer that goes on: the entity now, and again whenever it changed, until ``ended``."""
+
+    entity_id: str
+    read: Callable[[], Json]
+    ended: Callable[[], bool]
+
+
+@dataclass(frozen=True)
 class Call:
     """One request: the platform it is for, the names in its path, its query and its body (None if absent)."""
 

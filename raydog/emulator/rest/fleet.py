@@ -10,7 +10,7 @@ from raydog.emulator.entities import Instance, Node
 from raydog.emulator.fleet import PROVIDER, REGION
 from raydog.emulator.problems import invalid, not_found
 from raydog.emulator.requests import as_list, as_object
-from raydog.emulator.rest.call import Call
+from raydog.emulator.rest.call import Call, Updates
 from raydog.emulator.rest.routes import Route
 from raydog.emulator.rest.work import SORTS, common_filters
 
@@ -26,6 +26,11 @@ def get_pool(call: Call) -> Any:
 def get_pool_by_name(call: Call) -> Any:
     pool = call.platform.pools.find_by_name(call.path["namespace"], call.path["name"])
     return encode.worker_pool(pool, call.now)
+
+
+def pool_updates(call: Call) -> Any:
+    one, clock = call.platform.pools.find(call.path["id"]), call.platform.clock
+    return Updates(one.id, lambda: encode.worker_pool(one, clock.now()), lambda: one.status == "TERMINATED")
 
 
 def search_pools(call: Call) -> Any:
@@ -124,6 +129,11 @@ def get_compute(call: Call) -> Any:
 def get_compute_by_name(call: Call) -> Any:
     compute = call.platform.pools.find_compute_by_name(call.path["namespace"], call.path["name"])
     return encode.compute_requirement(compute, call.now)
+
+
+def compute_updates(call: Call) -> Any:
+    one, clock = call.platform.pools.find_compute(call.path["id"]), call.platform.clock
+    return Updates(one.id, lambda: encode.compute_requirement(one, clock.now()), lambda: one.status == "TERMINATED")
 
 
 def search_computes(call: Call) -> Any:
@@ -230,7 +240,7 @@ ROUTES = (
     Route("GET", _POOLS + "/workers/{id}/node", "get_node_by_worker_id", get_node_of_worker),
     Route("GET", _POOLS + "/{id}", "get_worker_pool_by_id", get_pool),
     Route("DELETE", _POOLS + "/{id}", "shutdown_worker_pool", shut_down_pool),
-    Route("GET", _POOLS + "/{id}/updates", "get_worker_pool_updates"),
+    Route("GET", _POOLS + "/{id}/updates", "get_worker_pool_updates", pool_updates),
     Route("GET", _POOLS + "/{namespace}/{name}", "get_worker_pool_by_name", get_pool_by_name),
     Route("POST", _POOLS + "/{id}/actions", "add_node_actions"),
     Route("GET", _POOLS + "/nodes/{id}/actions", "get_node_actions"),
@@ -251,7 +261,7 @@ ROUTES = (
         get_compute_by_name,
     ),
     Route("GET", _COMPUTE + "/{id}/updating", "is_compute_requirement_updating", is_updating),
-    Route("GET", _COMPUTE + "/{id}/updates", "get_compute_requirement_updates"),
+    Route("GET", _COMPUTE + "/{id}/updates", "get_compute_requirement_updates", compute_updates),
     Route("PUT", _COMPUTE + "/{id}/transition/{status}", "terminate_compute_requirement", transition_compute),
     Route("PUT", _COMPUTE + "/{id}/instances/transition/{status}", "terminate_instances", transition_instances),
     Route("PUT", _COMPUTE + "/{id}/instances/deprovision", "deprovision_instances"),

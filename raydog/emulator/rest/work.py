@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 from raydog.emulator import encode
-from raydog.emulator.entities import Task, WorkRequirement
+from raydog.emulator.entities import REQUIREMENT_FINISHED, Task, WorkRequirement
 from raydog.emulator.problems import invalid
 from raydog.emulator.requests import as_list
-from raydog.emulator.rest.call import Call
+from raydog.emulator.rest.call import Call, Updates
 from raydog.emulator.rest.routes import Route
 
 Filters = list[Callable[[Any], bool]]
@@ -39,6 +39,13 @@ def transition(call: Call) -> Any:
     work = call.platform.work
     one = work.find(call.path["id"])
     return _requirement(call, work.transition(one, call.path["status"], call.flag("abort") or False))
+
+
+def requirement_updates(call: Call) -> Any:
+    one, clock = call.platform.work.find(call.path["id"]), call.platform.clock
+    return Updates(
+        one.id, lambda: encode.work_requirement(one, clock.now()), lambda: one.status in REQUIREMENT_FINISHED
+    )
 
 
 def common_filters(call: Call) -> Filters:
@@ -119,7 +126,7 @@ _TASK_SORTS: dict[str, Callable[[Any], Any]] = {
 
 
 def _task_filters(call: Call) -> Filters:
-    filters: Filters = []
+    filters: Filters = [lambda one: not one.deleted]
     statuses, name = call.texts("statuses"), call.text("name")
     if statuses:
         filters.append(lambda one: one.status in statuses)
@@ -186,5 +193,5 @@ ROUTES = (
     Route("GET", "/work/tasks", "get_tasks", search_tasks),
     Route("GET", "/work/tasks/{id}", "get_task_by_id", get_task),
     Route("PUT", "/work/tasks/{id}/cancel", "cancel_task", cancel_task),
-    Route("GET", "/work/requirements/{id}/updates", "get_work_requirement_updates"),
+    Route("GET", "/work/requirements/{id}/updates", "get_work_requirement_updates", requirement_updates),
 )

@@ -1,0 +1,196 @@
+"""The gateway and what it makes of a platform that refuses, fails or vanishes; clusters' ends and ownership."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+
+import pytest
+
+from raydog.autoscaler.client import ClientSide
+from raydog.autoscaler.config import ClusterConfig
+from raydog.emulator import Emulator
+from raydog.errors import (
+    ConfigError,
+    CredentialsError,
+    NotFoundError,
+    PlatformError,
+    PlatformUnavailableError,
+    TeardownError,
+)
+from raydog.yellowdog import cluster as clusters
+from raydog.yellowdog import naming
+from raydog.yellowdog.cluster import ClusterName
+from raydog.yellowdog.credentials import Credentials
+from raydog.yellowdog.gateway import Gateway
+from raydog.yellowdog.records import PoolRequest
+from tests.support.head_room import NAMESPACE, HeadRoom
+from tests.support.servers import free_port
+
+DEMO = ClusterName(NAMESPACE, "demo")
+HOUR = timedelta(hours=1)
+MakeRoom = Callable[..., HeadRoom]
+
+
+@pytest.fixture
+def swift(emulator: Emulator) -> Iterator[Gateway]:
+    gateway = Gateway(Credentials(emulator.url, emulator.key_id, emulator.key_secret), swift=True)
+    yield gateway
+    gateway.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "expected"),
+    [
+        ({"action": "status", "status": 401, "error_type": "UnauthorizedException"}, CredentialsError),
+        ({"action": "status", "status": 403, "error_type": "ForbiddenException"}, (PlatformError, CredentialsError)),
+        ({"action": "status", "status": 429}, PlatformUnavailableError),
+        ({"action": "status", "status": 500}, PlatformUnavailableError),
+        ({"action": "status", "status": 503}, PlatformUnavailableError),
+        ({"action": "drop_before"}, PlatformUnavailableError),
+        ({"action": "drop_after"}, PlatformUnavailableError),
+    ],
+)
+def test_faults_become_our_errors_that_name_the_call(
+    emulator: Emulator, swift: Gateway, fault: dict[str, object], expected: type[Exception]
+) -> None:
+    emulator.fault("get_tasks", **{**fault, "times": 100})  # type: ignore[arg-type]
+    with pytest.raises(expected, match="list tasks"):
+        swift.list_nodes("ydid:workreq:000000:00000000-0000-0000-0000-000000000000")
+
+
+def test_unknown_thing_is_not_found(swift: Gateway) -> None:
+    with pytest.raises(NotFoundError):
+        swift.get_pool("ydid:wrkrpool:000000:00000000-0000-0000-0000-000000000000")
+
+
+def test_wrong_key_is_a_credentials_error_without_the_secret(emulator: Emulator) -> None:
+    gateway = Gateway(Credentials(emulator.url, "somebody", "s3cr3t"), swift=True)
+    with pytest.raises(CredentialsError) as failed:
+        gateway.find_pools(NAMESPACE, "demo")
+    gateway.close()
+    assert "s3cr3t" not in str(failed.value)
+
+
+def test_platform_that_is_not_there_is_unavailable() -> None:
+    gateway = Gateway(Credentials(f"http://127.0.0.1:{free_port()}", "id", "s3cr3t"), swift=True)
+    with pytest.raises(PlatformUnavailableError) as failed:
+        gateway.find_pools(NAMESPACE, "demo")
+    gateway.close()
+    assert "s3cr3t" not in str(failed.value)
+
+
+def test_swift_gateway_asks_once_and_a_patient_one_again(emulator: Emulator, swift: Gateway, room: HeadRoom) -> None:
+    emulator.forget_calls()
+    emulator.fault("get_work_requirement_by_id", "status", status=503)
+    with pytest.raises(PlatformUnavailableError):
+        swift.get_cluster(room.cluster.requirement_id, room.cluster.cluster_id)
+    assert len(emulator.calls("get_work_requirement_by_id")) == 1
+    emulator.fault("get_work_requirement_by_id", "status", status=503)
+    assert room.refreshed().name == room.cluster.name
+
+
+def test_requirement_whose_answer_is_lost_is_made_once(emulator: Emulator, room: HeadRoom) -> None:
+    emulator.fault("add_work_requirement", "drop_after")
+    name = ClusterName(NAMESPACE, "lost")
+    added = clusters.add_cluster(room.gateway, name, None, "head", HOUR)
+    found = clusters.find_clusters(room.gateway, name)
+    assert [cluster.requirement_id for cluster in found] == [added.requirement_id]
+
+
+def test_of_two_clusters_made_at_the_same_moment_everybody_sees_the_older_first(room: HeadRoom) -> None:
+    second = clusters.add_cluster(room.gateway, DEMO, None, "head", HOUR)
+    found = clusters.find_clusters(room.gateway, DEMO)
+    assert [cluster.cluster_id for cluster in found] == [room.cluster.cluster_id, second.cluster_id]
+    clusters.request_teardown(room.gateway, DEMO, cluster_id=second.cluster_id)
+    (left,) = clusters.find_clusters(room.gateway, DEMO)
+    assert left.cluster_id == room.cluster.cluster_id
+    assert clusters.find_head(room.gateway, left) is not None
+    assert room.task(room.head.name).status == "EXECUTING"
+
+
+def test_cluster_lingers_only_when_its_head_has_ended_or_is_overdue(room: HeadRoom) -> None:
+    assert not clusters.is_lingering(room.gateway, room.cluster)
+    young = clusters.add_cluster(room.gateway, ClusterName(NAMESPACE, "young"), None, "head", HOUR)
+    assert not clusters.is_lingering(room.gateway, young, young.created + timedelta(seconds=5))
+    assert clusters.is_lingering(room.gateway, young, young.created + timedelta(minutes=5))
+    room.gateway.abort_node(room.head.task_id)
+    assert clusters.is_lingering(room.gateway, room.cluster)
+
+
+def test_teardown_ends_pools_whose_requirement_has_long_gone(emulator: Emulator, room: HeadRoom) -> None:
+    room.launch(room.provider(), 2)
+    room.gateway.cancel_cluster(room.cluster.requirement_id)
+    pools = clusters.request_teardown(room.gateway, DEMO)
+    assert len(pools) == 2
+    assert clusters.await_teardown(room.gateway, DEMO, pools, 20) == []
+    status = emulator.status()
+    assert (status["liveInstances"], status["unfinishedPools"], status["unfinishedTasks"]) == (0, 0, 0)
+    assert clusters.request_teardown(room.gateway, DEMO) == []
+
+
+def test_teardown_touches_nothing_of_others(emulator: Emulator, room: HeadRoom) -> None:
+    foreign = room.gateway.add_pool(
+        NAMESPACE, PoolRequest("demo-abcdefgh-theirs", "local/worker", "not-ours", 0, 5, idle_pool_seconds=600)
+    )
+    other = clusters.add_cluster(room.gateway, ClusterName(NAMESPACE, "demo-2"), None, "head", HOUR)
+    clusters.request_teardown(room.gateway, DEMO)
+    assert room.gateway.get_pool(foreign.pool_id).live
+    assert room.gateway.get_cluster(other.requirement_id, other.cluster_id).status == "RUNNING"
+    assert clusters.find_clusters(room.gateway, DEMO) == []
+
+
+def test_teardown_that_cannot_end_something_names_it_after_trying_all(emulator: Emulator, room: HeadRoom) -> None:
+    emulator.fault(
+        "terminate_compute_requirement",
+        "status",
+        status=400,
+        error_type="InvalidRequestException",
+        message="no",
+        times=9,
+    )
+    with pytest.raises(TeardownError, match=naming.requirement_name("demo", room.cluster.cluster_id)):
+        clusters.request_teardown(room.gateway, DEMO)
+    assert room.refreshed().status in ("CANCELLED", "CANCELLING")
+
+
+def client_side(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, digests: dict[str, str]) -> ClientSide:
+    for key, value in emulator.environment.items():
+        monkeypatch.setenv(key, value)
+    return ClientSide(ClusterConfig(cluster_name="demo", namespace=NAMESPACE), digests)
+
+
+def test_client_refuses_to_replace_a_head_and_says_what_changed(
+    emulator: Emulator, room: HeadRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    side = client_side(emulator, monkeypatch, {"auth.ssh_user": "new"})
+    side.refresh()
+    head = side.nodes()[room.head.name]
+    assert side.is_head(head)
+    with pytest.raises(ConfigError, match=r"auth\.ssh_user.*ray down"):
+        side.replace_head(head)
+    assert room.task(room.head.name).status == "EXECUTING"
+    side.close()
+
+
+def test_client_reads_without_tag_server_and_teardown_leaves_nothing(
+    emulator: Emulator, room: HeadRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = room.launch(room.provider(), 2)
+    side = client_side(emulator, monkeypatch, {})
+    side.refresh()
+    assert set(side.nodes()) == {room.head.name, *workers}
+    address = side.address(room.head.name)
+    assert address is not None
+    assert address.public_ip
+    assert side.stored_tags() == {}
+    side.terminate([room.head.name])
+    side.clean_up()
+    side.clean_up()  # already gone is success
+    side.close()
+    status = emulator.status()
+    assert {key: status[key] for key in ("liveInstances", "unfinishedPools", "unfinishedTasks")} == {
+        "liveInstances": 0,
+        "unfinishedPools": 0,
+        "unfinishedTasks": 0,
+    }

@@ -1,0 +1,85 @@
+"""The list of failures that the head keeps for people who ask why."""
+
+from __future__ import annotations
+
+import threading
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from raydog.autoscaler.failures import Failure, FailureLog, read_failures
+from raydog.errors import RayDogError, StateError
+
+START = datetime(2030, 1, 1, tzinfo=timezone.utc)
+
+
+def read(path: Path) -> list[Failure]:
+    return read_failures(path.read_text())
+
+
+def test_failures_are_kept_in_order_in_a_folder_that_need_not_exist(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "failures.json"
+    log = FailureLog(path, lambda: START)
+    log.add("worker", "TemplateRefused", "no such template")
+    log.add("gpu", "NodeFailed", "exit 3", START - timedelta(hours=1))
+    assert read(path) == [
+        Failure("2030-01-01T00:00:00+00:00", "worker", "TemplateRefused", "no such template"),
+        Failure("2029-12-31T23:00:00+00:00", "gpu", "NodeFailed", "exit 3"),
+    ]
+
+
+def test_same_failure_again_does_not_push_others_out(tmp_path: Path) -> None:
+    path = tmp_path / "failures.json"
+    times = iter(START + timedelta(seconds=n) for n in range(1000))
+    log = FailureLog(path, lambda: next(times))
+    log.add("gpu", "NodeFailed", "the interesting one")
+    for _ in range(200):
+        log.add("worker", "PlatformUnavailable", "no answer")
+    assert [entry.message for entry in read(path)] == ["the interesting one", "no answer"]
+    assert read(path)[1].time == "2030-01-01T00:03:20+00:00"
+
+
+def test_only_the_last_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "failures.json"
+    log = FailureLog(path)
+    for number in range(60):
+        log.add("worker", "NodeFailed", str(number))
+    assert [entry.message for entry in read(path)] == [str(number) for number in range(10, 60)]
+
+
+def test_what_an_earlier_autoscaler_noted_stays(tmp_path: Path) -> None:
+    path = tmp_path / "failures.json"
+    FailureLog(path).add("worker", "NodeFailed", "before the restart")
+    FailureLog(path).add("worker", "NodeFailed", "after it")
+    assert [entry.message for entry in read(path)] == ["before the restart", "after it"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '[{"time": 1}]', "null"])
+def test_unreadable_list_is_an_error_to_readers_and_does_not_stop_the_next_entry(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "failures.json"
+    path.write_text(text)
+    with pytest.raises(RayDogError):
+        read_failures(text)
+    FailureLog(path).add("worker", "NodeFailed", "new")
+    assert [entry.message for entry in read(path)] == ["new"]
+
+
+def test_file_that_cannot_be_written_says_which(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateError, match="failures.json"):
+        FailureLog(tmp_path / "file" / "failures.json").add("worker", "NodeFailed", "x")
+
+
+def test_threads_lose_no_failure(tmp_path: Path) -> None:
+    path = tmp_path / "failures.json"
+    log = FailureLog(path)
+    threads = [
+        threading.Thread(target=log.add, args=("worker", "NodeFailed", str(number)), daemon=True)
+        for number in range(20)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {entry.message for entry in read(path)} == {str(number) for number in range(20)}
