@@ -35,7 +35,7 @@ class InterruptGuard:
     def arm(self) -> None:
         """From now on there is something to end. Signals are seen only in the main thread, where Ray calls us."""
         self._armed = True
-        if threading.current_thread() is threading.main_thread():
+        if threading.current_thread() is threading.main_thread() and not self._previous:
             for number in _SIGNALS:
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
                     self._previous[number] = signal.signal(number, self._note)

@@ -11,7 +11,7 @@ from raydog import __version__
 _COMMANDS = {
     "demo": ("raydog.cli.demo:demo", "The main job, for real, on this machine: up, submit, grow, shrink, down."),
     "status": ("raydog.cli.status:status", "A cluster as YellowDog and Ray see it."),
-    "emulator": ("raydog.cli.emulator:emulator", "A YellowDog on this machine: start, stop, status, logs, clean."),
+    "emulator": ("raydog.cli.emulator:emulator", "A YellowDog on this machine: start, stop, status, logs, faults."),
 }
 """Name to where the command is and its line in the help."""
 

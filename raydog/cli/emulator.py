@@ -8,17 +8,10 @@ from pathlib import Path
 
 import click
 
+from raydog.cli import emulator_trouble
+from raydog.cli.emulator_options import json_option, state_option
 from raydog.emulator import daemon
-from raydog.emulator.record import StateDir, default_state_dir
-
-_state_dir = click.option(
-    "--state-dir",
-    "state",
-    type=click.Path(file_okay=False, path_type=Path),
-    callback=lambda _context, _parameter, value: StateDir(value.absolute() if value else default_state_dir()),
-    help="Its folder (default: $RAYDOG_EMULATOR_DIR, or raydog/emulator in the user's state folder).",
-)
-_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+from raydog.emulator.record import StateDir
 
 
 def _progress(message: str) -> None:
@@ -27,13 +20,17 @@ def _progress(message: str) -> None:
         click.echo(message, err=True)
 
 
+def _notice(message: str) -> None:
+    click.echo(message, err=True)
+
+
 @click.group()
 def emulator() -> None:
     """A YellowDog on this machine: the platform's API, and nodes to run on."""
 
 
 @emulator.command()
-@_state_dir
+@state_option
 @click.option("--instances", type=click.Choice(daemon.INSTANCES), default="real", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Default: a free one.")
 @click.option("--templates", type=click.Path(dir_okay=False, path_type=Path), help="YAML list of templates.")
@@ -45,7 +42,7 @@ def emulator() -> None:
     help="A folder that real instances see too, read-only, at its own path. May be repeated.",
 )
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl+C.")
-@_json
+@json_option
 def start(
     state: StateDir,
     instances: str,
@@ -59,19 +56,21 @@ def start(
     """Start it, if it does not run yet, and print its settings: eval "$(raydog emulator start)"."""
     settings = daemon.Settings(instances, port, templates, internet, expose)
     if foreground:
-        daemon.run_in_foreground(state, settings, _progress, click.echo)
+        daemon.run_in_foreground(state, settings, _notice, click.echo)
         return
-    found = daemon.start(state, settings, _progress)
+    found = daemon.start(state, settings, _progress, _notice)
     if as_json:
-        details = {"url": found.url, "pid": found.record.pid, "stateDir": str(state.path)}
+        details = {"url": found.url, "pageUrl": found.page(), "pid": found.record.pid, "stateDir": str(state.path)}
         click.echo(json.dumps({**details, "instanceKind": found.record.instances, "environment": found.environment}))
     else:
         click.echo(found.exports())
+        if sys.stderr.isatty():  # its token is for the owner's eyes, not for logs
+            _progress(f"watch it: {found.page()}")
 
 
 @emulator.command()
-@_state_dir
-@_json
+@state_option
+@json_option
 def stop(state: StateDir, as_json: bool) -> None:
     """End it and all that it runs."""
     ended = daemon.stop(state)
@@ -85,8 +84,8 @@ def stop(state: StateDir, as_json: bool) -> None:
 
 
 @emulator.command()
-@_state_dir
-@_json
+@state_option
+@json_option
 def status(state: StateDir, as_json: bool) -> None:
     """Say whether it runs and what it runs."""
     found = daemon.status(state)
@@ -102,13 +101,16 @@ def status(state: StateDir, as_json: bool) -> None:
         f"{found['liveInstances']} instances, {found['unfinishedPools']} worker pools, "
         f"{found['unfinishedWorkRequirements']} work requirements, {found['unfinishedTasks']} tasks"
     )
+    click.echo(f"page: {found['pageUrl']}")
+    if found["diskFull"]:
+        click.echo(f"the disk with {found['stateDir']} is full: its log and the outputs of tasks are cut")
     for one in found["instances"]:
         address = one["privateIpAddress"] or "-"
         click.echo(f"  {one['hostname']:<16}{address:<16}{one['status']:<12}{one['workerPool'] or '-'}")
 
 
 @emulator.command()
-@_state_dir
+@state_option
 @click.option("-f", "--follow", is_flag=True, help="Go on as more comes.")
 @click.option("--task", help="The output of the task with this id, while its node is there.")
 def logs(state: StateDir, follow: bool, task: str | None) -> None:
@@ -119,7 +121,7 @@ def logs(state: StateDir, follow: bool, task: str | None) -> None:
 
 
 @emulator.command()
-@_state_dir
+@state_option
 def clean(state: StateDir) -> None:
     """Remove what an emulator that crashed has left."""
     removed = daemon.clean(state)
@@ -127,3 +129,7 @@ def clean(state: StateDir) -> None:
         click.echo(f"removed: {one}")
     if not removed:
         click.echo("nothing was left")
+
+
+for _command in (emulator_trouble.preempt, emulator_trouble.fault, emulator_trouble.calls):
+    emulator.add_command(_command)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ STOP_SECONDS = 120.0
 CALL_SECONDS = 30.0
 FOLLOW_SECONDS = 0.5
 LOG_TAIL = 4000
+FULL_BYTES = 64 << 10
 
 Progress = Callable[[str], None]
 
@@ -76,11 +78,21 @@ class Running:
         """Three lines for ``eval "$(raydog emulator start)"``."""
         return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in self.environment.items())
 
+    def page(self) -> str:
+        """The address of its page, with the token of this start: for the owner's eyes, not for logs."""
+        return str(self.get("/emulator/page/link")["url"])
+
     def get(self, path: str) -> Any:
+        return self.call("GET", path)
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
         """A call of ``/emulator/...``, past any proxy of the environment."""
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         request = urllib.request.Request(  # noqa: S310 - our own http URL
-            self.url + path, headers={"Authorization": f"yd-key {self.key_id}:{self.key_secret}"}
+            self.url + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Authorization": f"yd-key {self.key_id}:{self.key_secret}"},
+            method=method,
         )
         try:
             with opener.open(request, timeout=CALL_SECONDS) as answer:
@@ -112,19 +124,22 @@ def require_running(state: StateDir) -> Running:
     return found
 
 
-def start(state: StateDir, settings: Settings, progress: Progress) -> Running:
-    """The emulator of the folder: the one that runs already, or a new one, which answers when this returns."""
+def start(state: StateDir, settings: Settings, progress: Progress, notice: Progress | None = None) -> Running:
+    """The emulator of the folder: the one that runs already, or a new one, which answers when this returns.
+
+    ``notice`` gets what matters even where nobody watches the progress: what was left by one that crashed.
+    """
     settings.check()
     with state.locked():
-        found = _running_after_leftovers(state, progress)
+        found = _running_after_leftovers(state, notice or progress)
         if found is not None:
             progress(f"an emulator with {found.record.instances} instances runs already (process {found.record.pid})")
             return found
         return _launch(state, settings, progress)
 
 
-def run_in_foreground(state: StateDir, settings: Settings, progress: Progress, ready: Progress) -> None:
-    """Serve in this process until SIGTERM or Ctrl+C. ``ready`` gets the export lines."""
+def run_in_foreground(state: StateDir, settings: Settings, notice: Progress, ready: Progress) -> None:
+    """Serve in this process until SIGTERM or Ctrl+C. ``ready`` gets the export lines; ``notice`` as in `start`."""
     from raydog.emulator.service import serve  # noqa: PLC0415 - brings the web server
     from raydog.emulator.templates import Templates  # noqa: PLC0415
 
@@ -132,7 +147,7 @@ def run_in_foreground(state: StateDir, settings: Settings, progress: Progress, r
     templates = Templates.load(settings.templates)
     with ExitStack() as until_ready:
         until_ready.enter_context(state.locked())
-        found = _running_after_leftovers(state, progress)
+        found = _running_after_leftovers(state, notice)
         if found is not None:
             raise StateError(f"an emulator runs in {state.path} already (process {found.record.pid})")
 
@@ -145,7 +160,7 @@ def run_in_foreground(state: StateDir, settings: Settings, progress: Progress, r
         )
 
 
-def _running_after_leftovers(state: StateDir, progress: Progress) -> Running | None:
+def _running_after_leftovers(state: StateDir, notice: Progress) -> Running | None:
     """Wait out one that is just starting or stopping; clear up after one that crashed, and say so."""
 
     def decided() -> Ready[Running | None] | Pending:
@@ -160,7 +175,7 @@ def _running_after_leftovers(state: StateDir, progress: Progress) -> Running | N
         raise StateError(f"the emulator in {state.path} is stuck: {timeout}; raydog emulator stop ends it") from timeout
     if found is None and state.read() is not None:
         for one in clean(state):
-            progress(f"left by a crash, removed: {one}")
+            notice(f"left by a crash, removed: {one}")
     return found
 
 
@@ -301,7 +316,10 @@ def _clean_real(state: StateDir, required: bool) -> list[str]:
 
 
 def status(state: StateDir) -> dict[str, Any]:
-    """``running``, and if so the URL, process, kind of instances and counts (`Platform.status`)."""
+    """``running``, and if so the URL, process, kind of instances and counts (`Platform.status`).
+
+    ``diskFull``: the state folder's disk takes no more of the log and of outputs; all else goes on.
+    """
     found = running(state)
     if found is None:
         record = state.read() if state.path.exists() else None
@@ -314,8 +332,10 @@ def status(state: StateDir) -> dict[str, Any]:
         "running": True,
         "stateDir": str(state.path),
         "url": found.url,
+        "pageUrl": found.page(),
         "pid": found.record.pid,
         "instanceKind": found.record.instances,
+        "diskFull": shutil.disk_usage(state.path).free < FULL_BYTES,
         **found.get("/emulator/status"),
     }
 

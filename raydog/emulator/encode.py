@@ -208,6 +208,10 @@ def node(one: Node) -> Json:
     }
 
 
+def image_of(one: Instance) -> str:
+    return one.compute.usage.get("imagesId") or "local"
+
+
 def instance(one: Instance) -> Json:
     template = one.compute.template
     return {
@@ -217,7 +221,7 @@ def instance(one: Instance) -> Json:
         "provider": PROVIDER,
         "instanceType": template.instance_type,
         "region": REGION,
-        "imageId": one.compute.usage.get("imagesId") or "local",
+        "imageId": image_of(one),
         "hostname": one.hostname,
         "privateIpAddress": one.private_ip,
         "publicIpAddress": one.public_ip,
@@ -305,5 +309,20 @@ def template_summary(one: Template) -> Json:
 
 def template(one: Template) -> Json:
     return template_summary(one) | {
-        "sources": [{"sourceTemplateId": ydid("cst", one.id.split(":")[3]), "instanceType": one.instance_type}],
+        "sources": [{"sourceTemplateId": one.source_id, "instanceType": one.instance_type}],
     }
+
+
+def source_template_summary(one: Template) -> Json:
+    return {
+        "id": one.source_id,
+        "name": one.short_name,
+        "namespace": one.namespace,
+        "sourceType": MODEL + "SimulatorComputeSource",
+        "provider": PROVIDER,
+    }
+
+
+def source_template(one: Template) -> Json:
+    source = {"type": MODEL + "SimulatorComputeSource", "name": one.short_name, "provider": PROVIDER}
+    return {"id": one.source_id, "namespace": one.namespace, "source": source}

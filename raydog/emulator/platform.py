@@ -47,7 +47,7 @@ class Platform:
         self.work = Work(self.state, self.tasks)
         self.fleet = Fleet(self.state, self.tasks, driver, idle_grace)
         self.pools = Pools(self.state, self.fleet, self.templates)
-        self.faults = Faults()
+        self.faults = Faults(clock)
         self._scheduler = Scheduler(self.state, self.tasks, self.fleet)
         self._settling = False
 

@@ -41,6 +41,18 @@ def process_start(pid: int) -> str | None:
     return listed.stdout.strip() or None
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file for this user only: all of it or, on a full disk, nothing. StateError if it cannot be."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+            file.write(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StateError(f"cannot write {path}: {error.strerror}") from error
+
+
 @dataclass(frozen=True)
 class Record:
     """The process that serves a state folder. ``url`` is None while it starts or stops."""
@@ -79,22 +91,25 @@ class StateDir:
     def locked(self) -> Iterator[None]:
         """Two commands at the same moment take turns."""
         self.make()
-        with (self.path / "lock").open("w", encoding="utf-8") as lock:
+        path = self.path / "lock"
+        try:
+            lock = path.open("w", encoding="utf-8")
+        except OSError as error:
+            raise StateError(f"cannot write {path}: {error.strerror}") from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
     def key(self) -> tuple[str, str]:
         """The id and secret of this folder's API key, made at the first use. Only its owner can read it."""
         path = self.path / "key.json"
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        except FileExistsError:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-            return stored["id"], stored["secret"]
-        key = {"id": secrets.token_hex(12), "secret": secrets.token_urlsafe(24)}
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(key, file)
-        return key["id"], key["secret"]
+        if not path.exists():
+            with self._only_here():
+                if not path.exists():
+                    made = {"id": secrets.token_hex(12), "secret": secrets.token_urlsafe(24)}
+                    write_whole(path, json.dumps(made))
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return stored["id"], stored["secret"]
 
     def read(self) -> Record | None:
         """The last record; its process may be dead."""
@@ -108,9 +123,7 @@ class StateDir:
             ) from error
 
     def write(self, record: Record) -> None:
-        temporary = self._record.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(asdict(record)), encoding="utf-8")
-        temporary.replace(self._record)
+        write_whole(self._record, json.dumps(asdict(record)))
 
     def forget(self) -> None:
         self._record.unlink(missing_ok=True)

@@ -212,8 +212,7 @@ class Emulator:
 
     def calls(self, operation: str | None = None) -> list[dict[str, Any]]:
         """The platform calls received so far, oldest first; those of one operation, if it is named."""
-        calls = self.call(lambda server: [dict(one) for one in server.api.calls])
-        return [one for one in calls if operation is None or one["operation"] == operation]
+        return self.call(lambda server: server.api.calls.find(operation))
 
     def forget_calls(self) -> None:
         self.call(lambda server: server.api.calls.clear())
@@ -225,6 +224,10 @@ class Emulator:
 
     def clear_faults(self) -> None:
         self.call(lambda server: server.platform.faults.clear())
+
+    def outage(self, seconds: float, status: int | None = None) -> None:
+        """Drop all calls for ``seconds`` of the emulator's clock, or answer them with ``status``; streams break."""
+        self.call(lambda server: server.api.outage(seconds, status))
 
     def template(self, name: str, **settings: Any) -> None:
         """Change ``capacity``, ``boot_seconds`` or ``boots`` (False: a boot never ends) of a template."""

@@ -60,8 +60,8 @@ async def serve(
             log.info("the emulator answers at %s", server.url)
             on_ready(server.url)
         await stopping
-        state.write(Record(pid, started, instances))
         log.info("stopping")
+        _note_stopping(state, Record(pid, started, instances))
     finally:
         stopping.cancel()
         starting.cancel()
@@ -69,6 +69,14 @@ async def serve(
         await server.stop()
         state.forget()  # only now: a record that stays means that something may be left
     log.info("stopped; nothing is left")
+
+
+def _note_stopping(state: StateDir, record: Record) -> None:
+    """For commands that come meanwhile. A disk that is full is no reason not to stop."""
+    try:
+        state.write(record)
+    except OSError as error:
+        log.warning("cannot write to %s: %s", state.path, error.strerror)
 
 
 class _Progress(logging.Handler):

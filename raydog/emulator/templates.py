@@ -41,6 +41,11 @@ class Template:
         return ydid("crt", template_uuid(self.name))
 
     @property
+    def source_id(self) -> str:
+        """Of the source template of the same name: each template has one."""
+        return ydid("cst", template_uuid(self.name))
+
+    @property
     def namespace(self) -> str:
         return self.name.split("/", 1)[0]
 

@@ -41,7 +41,7 @@ class Gateway:
     def __init__(self, credentials: Credentials, *, swift: bool = False) -> None:
         self._credentials = credentials
         self._swift = swift
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()  # a signal's handler may come in between and use the gateway
         self._opened: PlatformClient | None = None
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from ray.autoscaler.node_launch_exception import NodeLaunchException
@@ -111,8 +112,8 @@ def test_aborted_node_is_gone_on_the_next_tick(room: HeadRoom) -> None:
 
 def test_failed_node_is_gone_and_the_reason_is_kept(room: HeadRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     from raydog.autoscaler import on_head
+    from raydog.autoscaler.environment import worker_environment as original
 
-    original = on_head.worker_environment
     monkeypatch.setattr(
         on_head, "worker_environment", lambda *a, **k: {**original(*a, **k), "SIMULATED_EXIT_CODE": "3"}
     )
@@ -153,7 +154,7 @@ def test_statuses_with_updaters_are_what_ray_says(make_room: MakeRoom) -> None:
 
 def test_tags_that_ray_writes_win_over_launch_tags_without_a_tag_server_too(room: HeadRoom) -> None:
     provider = room.provider()
-    (node,) = room.launch(provider, **{TAG_RAY_LAUNCH_REQUEST: "first"})
+    (node,) = room.launch(provider, 1, "worker", **{TAG_RAY_LAUNCH_REQUEST: "first"})
     provider.set_node_tags(node, {TAG_RAY_LAUNCH_REQUEST: "second", "own": "1"})
     tags = provider.node_tags(node)
     assert (tags[TAG_RAY_LAUNCH_REQUEST], tags["own"]) == ("second", "1")
@@ -178,8 +179,10 @@ def test_threads_launch_and_terminate_at_once_and_counts_are_exact(room: HeadRoo
     with ThreadPoolExecutor(8) as executor:
         launches = [executor.submit(room.launch, provider, 2) for _ in range(4)]
         ends = [executor.submit(provider.terminate_nodes, old[i::4]) for i in range(4)]
-        for future in (*launches, *ends):
-            future.result()
+        for launch in launches:
+            launch.result()
+        for end in ends:
+            end.result()
     assert len(provider.non_terminated_nodes({})) == 1 + 8
     eventually(lambda: len(room.tasks()) == 8, what="eight tasks")
 
@@ -234,21 +237,26 @@ def test_v2_reports_a_failed_launch_with_its_request(make_room: MakeRoom) -> Non
     room = make_room(templates={"worker": "local/unknown"})
     adapter = room.adapter(room.provider())
     adapter.launch({"worker": 3}, "request-9")
-    errors = []
-    eventually(lambda: bool(errors.extend(adapter.poll_errors()) or errors), what="an error")
+    errors: list[Any] = []
+
+    def polled() -> bool:
+        errors.extend(adapter.poll_errors())
+        return bool(errors)
+
+    eventually(polled, what="an error")
     assert (errors[0].request_id, errors[0].count) == ("request-9", 3)
     assert isinstance(errors[0].__cause__, NodeLaunchException)
 
 
 def test_nodes_are_refused_when_the_lifetime_is_over(room: HeadRoom, monkeypatch: pytest.MonkeyPatch) -> None:
-    from datetime import datetime, timedelta, timezone
+    from datetime import datetime, timedelta, tzinfo
 
     from raydog.autoscaler import on_head
 
     class Later(datetime):
         @classmethod
-        def now(cls, tz: object = None) -> datetime:  # type: ignore[override]
-            return datetime.now(timezone.utc) + timedelta(hours=2)
+        def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(hours=2)
 
     provider = room.provider()
     monkeypatch.setattr(on_head, "datetime", Later)

@@ -8,14 +8,16 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.tags import NODE_KIND_HEAD, TAG_RAY_NODE_KIND, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
+from yellowdog_client import model as yd
 
 from raydog.autoscaler import on_head
 from raydog.autoscaler.provider import RayDogNodeProvider
-from raydog.yellowdog import gateway as gateway_module
+from raydog.yellowdog.gateway import Gateway
 from tests.support import head_room
 from tests.support.head_room import HeadRoom, running
 from tests.support.servers import RedisServer, eventually
@@ -39,12 +41,12 @@ def tag_server(tmp_path: Path) -> Iterator[RedisServer]:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The patient gateway repeats calls for less long, so that a failing launch fails in a moment."""
-    original = gateway_module.yd.RetryProperties
+    original: Any = yd.RetryProperties
 
     def brief(**settings: object) -> object:
         return original(**{**settings, "maxAttempts": 0})
 
-    monkeypatch.setattr(gateway_module.yd, "RetryProperties", brief)
+    monkeypatch.setattr(yd, "RetryProperties", brief)
 
 
 OUTAGES = pytest.mark.parametrize(
@@ -101,7 +103,12 @@ def test_hanging_platform_holds_no_read_up(room: HeadRoom) -> None:
 def test_constructor_does_no_io(room: HeadRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     original = socket.socket.connect
-    monkeypatch.setattr(socket.socket, "connect", lambda self, to: (made.append(to), original(self, to))[1])
+
+    def connect(self: socket.socket, to: Any) -> None:
+        made.append(to)
+        original(self, to)
+
+    monkeypatch.setattr(socket.socket, "connect", connect)
     room.emulator.forget_calls()
     threads = set(threading.enumerate())
     provider = room.provider()
@@ -114,14 +121,14 @@ def test_constructor_does_no_io(room: HeadRoom, monkeypatch: pytest.MonkeyPatch)
 
 def test_reads_call_the_platform_in_no_thread_of_the_caller(room: HeadRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     callers: set[str] = set()
-    original = gateway_module.Gateway.list_nodes
+    original = Gateway.list_nodes
 
     def noted(*arguments: object, **options: object) -> object:
         callers.add(threading.current_thread().name)
         return original(*arguments, **options)  # type: ignore[arg-type]
 
     provider = room.provider()
-    monkeypatch.setattr(gateway_module.Gateway, "list_nodes", noted)
+    monkeypatch.setattr(Gateway, "list_nodes", noted)
     for _ in range(20):
         for node in provider.non_terminated_nodes({}):
             provider.is_running(node)

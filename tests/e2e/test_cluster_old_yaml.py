@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import yaml
 
@@ -83,9 +81,7 @@ ray start --disable-usage-stats --address=$RAY_HEAD_IP:6379 --num-cpus=1 --block
 """
 
 
-@pytest.mark.parametrize("v2", [False, True], ids=["v1", "v2"])
-def test_old_yaml_works_as_it_is(v2: bool, make_cluster: Callable[..., RayCluster], platform: EmulatorDaemon) -> None:
-    cluster = make_cluster(v2=v2)
+def test_old_yaml_works_as_it_is(cluster: RayCluster, platform: EmulatorDaemon) -> None:
     public = cluster.key.with_suffix(".pub").read_text().strip()
     text = OLD.format(name=cluster.name, key=cluster.key.name, public=public)
     cluster.document = yaml.safe_load(text)

@@ -41,7 +41,7 @@ REAL = """
     import json, os
     from yellowdog_ray.raydog.builder import RayDogCluster
     from yellowdog_ray.utils.ray_ssh_tunnels import RayTunnels, SSHTunnelSpec
-    import ray
+    import ray, requests, time
 
     scripts = json.loads(os.environ["SCRIPTS"])
     cluster = RayDogCluster(
@@ -51,13 +51,27 @@ REAL = """
     cluster.add_worker_pool("local/worker", scripts["worker"], 2)
     private, public = cluster.build()
 
-    local = int(os.environ["LOCAL_PORT"])
+    client, dashboard = json.loads(os.environ["LOCAL_PORTS"])
     tunnels = RayTunnels(
-        public, "yd-agent", private_key_file=scripts["key"],
-        ray_tunnel_specs=[SSHTunnelSpec("127.0.0.1", local, "127.0.0.1", 10001)],
+        public, "yd-agent", private_key_file=scripts["key"], ray_tunnel_specs=[
+            SSHTunnelSpec("127.0.0.1", client, "127.0.0.1", 10001),
+            SSHTunnelSpec("127.0.0.1", dashboard, "127.0.0.1", 8265),
+        ],
     )
     tunnels.start_tunnels()
-    ray.init(f"ray://127.0.0.1:{local}", log_to_driver=False)
+
+    def nodes_up():
+        try:
+            answer = requests.get(f"http://127.0.0.1:{dashboard}/api/v0/nodes", timeout=10)
+        except requests.ConnectionError:
+            return 0  # the dashboard does not listen yet
+        found = answer.json()["data"]["result"]["result"] if answer.ok else []
+        return sum(node["state"] == "ALIVE" for node in found)
+
+    deadline = time.monotonic() + 120
+    while nodes_up() < 3 and time.monotonic() < deadline:
+        time.sleep(0.3)
+    ray.init(f"ray://127.0.0.1:{client}", log_to_driver=False)
 
     @ray.remote(num_cpus=1)
     class Member:
@@ -133,7 +147,7 @@ def test_reference_builder_makes_a_real_ray_cluster(reference: Path, platform: E
     environment = {
         **platform.environment,
         "SCRIPTS": json.dumps(scripts),
-        "LOCAL_PORT": str(free_port()),
+        "LOCAL_PORTS": json.dumps([free_port(), free_port()]),
     }
     with dialogue(reference, tmp_path, REAL, environment) as program:
         nodes = json.loads(program.hear())

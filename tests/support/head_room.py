@@ -135,7 +135,9 @@ class HeadRoom:
 
     def adapter(self, provider: RayDogNodeProvider, batch: int = 1000, launches: int = 1000) -> NodeProviderAdapter:
         """Ray's v2 view of a provider."""
-        types = {"head": {"resources": {}, "node_config": {"compute_requirement_template": "local/head"}}}
+        types: dict[str, Any] = {
+            "head": {"resources": {}, "node_config": {"compute_requirement_template": "local/head"}}
+        }
         for name in self.templates:
             types[name] = {"resources": {"CPU": 1}, "node_config": self.node_config(name), "max_workers": 1000}
         config = {
@@ -182,7 +184,7 @@ class HeadRoom:
 
     def instance_of(self, name: str) -> str:
         task_id = self.task(name).task_id
-        return next(one["id"] for one in self.emulator.status()["instances"] if task_id in one["taskIds"])
+        return next(str(one["id"]) for one in self.emulator.status()["instances"] if task_id in one["taskIds"])
 
     def close(self) -> None:
         for provider in self._made:

@@ -67,7 +67,7 @@ def test_unreadable_list_is_an_error_to_readers_and_does_not_stop_the_next_entry
 
 def test_file_that_cannot_be_written_says_which(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateError, match="failures.json"):
+    with pytest.raises(StateError, match=r"failures\.json"):
         FailureLog(tmp_path / "file" / "failures.json").add("worker", "NodeFailed", "x")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from raydog.waiting import Pending, Ready, WaitTimeout, wait_until
@@ -48,7 +50,7 @@ def test_condition_is_asked_once_more_at_the_deadline() -> None:
 def test_observations_are_reported_with_the_time_waited() -> None:
     clock = StepClock()
     said: list[tuple[str, float]] = []
-    answers = iter([Pending("a"), Pending("b"), Ready(None)])
+    answers: Iterator[Pending | Ready[None]] = iter([Pending("a"), Pending("b"), Ready(None)])
     wait_until(lambda: next(answers), 10, interval=1, clock=clock, on_pending=lambda *seen: said.append(seen))
     assert said == [("a", 0.0), ("b", 1.0)]
 

@@ -33,9 +33,9 @@ def test_working_directorys_dotenv_is_found(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_missing_ones_are_named_with_the_way_out(tmp_path: Path) -> None:
-    with pytest.raises(CredentialsError, match="YD_API_KEY_ID and YD_API_KEY_SECRET not set.*raydog emulator start"):
+    with pytest.raises(CredentialsError, match=r"YD_API_KEY_ID and YD_API_KEY_SECRET not set.*raydog emulator start"):
         load_credentials({}, tmp_path)
-    with pytest.raises(CredentialsError, match="^YD_API_KEY_SECRET not set"):
+    with pytest.raises(CredentialsError, match=r"^YD_API_KEY_SECRET not set"):
         load_credentials({"YD_API_KEY_ID": "id"}, tmp_path)
 
 

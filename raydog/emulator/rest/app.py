@@ -6,24 +6,23 @@ import asyncio
 import hmac
 import json
 import logging
-from collections import deque
 from typing import Any
 
 from aiohttp import web
 
-from raydog.emulator.faults import Fault
+from raydog.emulator.faults import EVERY_CALL, Fault
 from raydog.emulator.page import Page
 from raydog.emulator.platform import Platform
 from raydog.emulator.problems import Problem, invalid, not_implemented
-from raydog.emulator.requests import as_object
-from raydog.emulator.rest import fleet, operator, other, work
+from raydog.emulator.requests import as_number, as_object
+from raydog.emulator.rest import fleet, missing, operator, other, templates, work
 from raydog.emulator.rest.call import Call, PlainText, Updates
+from raydog.emulator.rest.received import ReceivedCalls
 from raydog.emulator.rest.routes import Handler, Route, Router
 from raydog.emulator.rest.streams import Streams
 
 LARGEST_BODY = 64 * 1024 * 1024
 """Bytes of a request, decompressed. A thousand tasks with scripts of 50 KB fit."""
-REMEMBERED_CALLS = 100_000
 
 log = logging.getLogger(__name__)
 
@@ -34,16 +33,17 @@ class Api:
     def __init__(self, platform: Platform, key_id: str, key_secret: str) -> None:
         self.platform = platform
         self.streams = Streams(platform.state.watchers)
-        self.calls: deque[dict[str, Any]] = deque(maxlen=REMEMBERED_CALLS)
+        self.calls = ReceivedCalls()
         self._authorization = f"yd-key {key_id}:{key_secret}".encode()
         own = (
             Route("POST", "/emulator/faults", "emulator_add_fault", self._add_fault),
-            Route("GET", "/emulator/calls", "emulator_calls", lambda _call: list(self.calls)),
+            Route("POST", "/emulator/outage", "emulator_outage", self._outage),
+            Route("GET", "/emulator/calls", "emulator_calls", self._find_calls),
+            Route("DELETE", "/emulator/calls", "emulator_forget_calls", self._forget_calls),
         )
-        self._router = Router((*work.ROUTES, *fleet.ROUTES, *other.ROUTES, *operator.ROUTES, *own))
-        self.operations = frozenset(
-            operation for operation in self._router.operations if not operation.startswith("emulator_")
-        )
+        platform_calls = (*work.ROUTES, *fleet.ROUTES, *templates.ROUTES, *other.ROUTES, *missing.ROUTES)
+        self._router = Router((*platform_calls, *operator.ROUTES, *own))
+        self.operations = frozenset(route.operation for route in platform_calls if route.handler is not None)
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=LARGEST_BODY)
@@ -54,6 +54,25 @@ class Api:
 
     def _add_fault(self, call: Call) -> Any:
         self.platform.faults.add(as_object(call.body, "the fault"), self.operations)
+        return {}
+
+    def _outage(self, call: Call) -> Any:
+        body = as_object(call.body or {}, "the outage")
+        self.outage(as_number(body.get("seconds"), "seconds", 0.0), body.get("status"))
+        return {}
+
+    def outage(self, seconds: float, status: object = None) -> None:
+        """For ``seconds`` every call of the platform is dropped, or answered with ``status``; open streams break."""
+        kind = {"action": "drop_before"} if status is None else {"action": "status", "status": status}
+        settings = {"operation": EVERY_CALL, "for_seconds": seconds, "message": "the platform is out", **kind}
+        self.platform.faults.add(settings, self.operations)
+        self.streams.cut()
+
+    def _find_calls(self, call: Call) -> Any:
+        return self.calls.find(call.text("operation"), call.number("after") or 0)
+
+    def _forget_calls(self, _call: Call) -> Any:
+        self.calls.clear()
         return {}
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -77,18 +96,8 @@ class Api:
         self, route: Route, values: dict[str, str], request: web.Request, body: bytes, fault: Fault | None
     ) -> web.StreamResponse:
         """Answer a call of the platform, with its fault if it has one, and remember it."""
-        record = {
-            "time": self.platform.clock.now(),
-            "operation": route.operation,
-            "method": request.method,
-            "path": request.path,
-            "query": request.query_string,
-            "bodyBytes": len(body),
-            "fault": fault.action if fault else None,
-            "status": None,
-        }
-        self.calls.append(record)
         action = fault.action if fault is not None else None
+        record = self.calls.add(self.platform.clock.now(), route.operation, request, len(body), action)
         if action == "drop_before":
             return _dropped(request)
         answer: object
@@ -147,9 +156,13 @@ def _parse(body: bytes) -> object:
     if not body:
         return None
     try:
-        return json.loads(body)
+        return json.loads(body, parse_constant=_no_constant)
     except (ValueError, RecursionError):
         raise invalid("the body is not JSON") from None
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON")
 
 
 def _json(status: int, body: object) -> web.Response:

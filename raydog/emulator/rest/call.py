@@ -74,6 +74,20 @@ class Call:
             raise invalid(f"{key} is not a whole number: {value!r}")
         return int(value)
 
+    def numbers(self, key: str) -> Callable[[float], bool] | None:
+        """The filter ``key.min`` to ``key.max``, both included."""
+        bounds: list[float | None] = []
+        for end in ("min", "max"):
+            value = self.text(f"{key}.{end}")
+            try:
+                bounds.append(None if value is None else float(value))
+            except ValueError:
+                raise invalid(f"{key}.{end} is not a number: {value!r}") from None
+        low, high = bounds
+        if low is None and high is None:
+            return None
+        return lambda number: (low is None or number >= low) and (high is None or number <= high)
+
     def instants(self, key: str) -> Callable[[float | None], bool] | None:
         """The filter ``key.min`` to ``key.max``, both included; it drops what has no such time."""
         low, high = self.text(f"{key}.min"), self.text(f"{key}.max")

@@ -8,7 +8,7 @@ from typing import Any
 from raydog.emulator import encode
 from raydog.emulator.entities import Instance, Node
 from raydog.emulator.fleet import PROVIDER, REGION
-from raydog.emulator.problems import invalid, not_found
+from raydog.emulator.problems import invalid
 from raydog.emulator.requests import as_list, as_object
 from raydog.emulator.rest.call import Call, Updates
 from raydog.emulator.rest.routes import Route
@@ -88,6 +88,12 @@ _NODE_TIMES: dict[str, Callable[[Node], float | None]] = {
 }
 
 
+_NODE_SIZES: dict[str, Callable[[Node], float]] = {
+    "vcpus": lambda one: one.pool.compute.template.cpus,
+    "ram": lambda one: one.pool.compute.template.ram_gb,
+}
+
+
 def search_nodes(call: Call) -> Any:
     state = call.platform.state
     filters: list[Callable[[Node], bool]] = []
@@ -99,6 +105,10 @@ def search_nodes(call: Call) -> Any:
         within = call.instants(key)
         if within is not None:
             filters.append(lambda one, moment=moment, within=within: within(moment(one)))  # type: ignore[misc]
+    for key, size in _NODE_SIZES.items():
+        fits = call.numbers(key)
+        if fits is not None:
+            filters.append(lambda one, size=size, fits=fits: fits(size(one)))  # type: ignore[misc]
     statuses, providers = call.texts("statuses"), call.texts("providers")
     worker_statuses, group_id = call.texts("workerStatuses"), call.text("workerTaskGroupId")
     if statuses:
@@ -177,15 +187,27 @@ def is_updating(call: Call) -> Any:
     return compute.status in {"NEW", "PROVISIONING", "TERMINATING"}
 
 
+_INSTANCE_FILTERS: dict[str, Callable[[Instance], str | None]] = {
+    "statuses": lambda one: one.status,
+    "instanceId": lambda one: one.id,
+    "computeSourceId": lambda one: one.source_id,
+    "providers": lambda _one: PROVIDER,
+    "regions": lambda _one: REGION,
+    "imageIds": encode.image_of,
+    "publicIpAddress": lambda one: one.public_ip,
+    "privateIpAddress": lambda one: one.private_ip,
+    "hostname": lambda one: one.hostname,
+}
+
+
 def search_instances(call: Call) -> Any:
     state = call.platform.state
     filters: list[Callable[[Instance], bool]] = []
-    statuses = call.texts("statuses")
-    if statuses:
-        filters.append(lambda one: one.status in statuses)
-    instance_id, compute_id = call.text("instanceId"), call.text("computeRequirementId")
-    if instance_id is not None:
-        filters.append(lambda one: one.id == instance_id)
+    for key, read in _INSTANCE_FILTERS.items():
+        wanted = call.texts(key)
+        if wanted:
+            filters.append(lambda one, read=read, wanted=wanted: read(one) in wanted)  # type: ignore[misc]
+    compute_id = call.text("computeRequirementId")
     if compute_id is None:
         items = list(state.instances.values())
     else:
@@ -198,37 +220,8 @@ def search_instances(call: Call) -> Any:
     return call.page(items, filters, encode.instance, sorts)
 
 
-def search_templates(call: Call) -> Any:
-    filters: list[Callable[[Any], bool]] = []
-    namespaces, name = call.texts("namespace", "namespaces"), call.text("name")
-    if namespaces:
-        filters.append(lambda one: one.namespace in namespaces)
-    if name is not None:
-        filters.append(lambda one: name in one.short_name)
-    items = call.platform.templates.all()
-    if call.flag("sliced"):
-        return call.page(items, filters, encode.template_summary)
-    return [encode.template_summary(one) for one in items if all(keep(one) for keep in filters)]
-
-
-def _template(call: Call, key: str) -> Any:
-    template = call.platform.templates.find(key)
-    if template is None:
-        raise not_found("compute requirement template", key)
-    return encode.template(template)
-
-
-def get_template(call: Call) -> Any:
-    return _template(call, call.path["id"])
-
-
-def get_template_by_name(call: Call) -> Any:
-    return _template(call, f"{call.path['namespace']}/{call.path['name']}")
-
-
 _POOLS = "/workerPools"
 _COMPUTE = "/compute/requirements"
-_TEMPLATES = "/compute/templates"
 
 ROUTES = (
     Route("POST", _POOLS + "/provisioned/template", "provision_worker_pool", provision_pool),
@@ -242,17 +235,8 @@ ROUTES = (
     Route("DELETE", _POOLS + "/{id}", "shutdown_worker_pool", shut_down_pool),
     Route("GET", _POOLS + "/{id}/updates", "get_worker_pool_updates", pool_updates),
     Route("GET", _POOLS + "/{namespace}/{name}", "get_worker_pool_by_name", get_pool_by_name),
-    Route("POST", _POOLS + "/{id}/actions", "add_node_actions"),
-    Route("GET", _POOLS + "/nodes/{id}/actions", "get_node_actions"),
-    Route("POST", _POOLS + "/configured", "add_configured_worker_pool"),
-    Route("GET", _POOLS + "/configured/{id}/token", "get_configured_worker_pool_token"),
-    Route("POST", _POOLS + "/configured/{id}/token/refresh", "refresh_configured_worker_pool_token"),
-    Route("POST", _POOLS + "/configured/{id}/token/regenerate", "regenerate_configured_worker_pool_token"),
-    Route("GET", _POOLS + "/namespaces/{namespace}/autoscalingCapacity", "get_autoscaling_capacity"),
     Route("GET", "/compute/instances", "get_instances", search_instances),
     Route("GET", _COMPUTE, "get_compute_requirements", search_computes),
-    Route("POST", _COMPUTE, "add_compute_requirement"),
-    Route("PUT", _COMPUTE, "update_compute_requirement"),
     Route("GET", _COMPUTE + "/{id}", "get_compute_requirement_by_id", get_compute),
     Route(
         "GET",
@@ -264,21 +248,4 @@ ROUTES = (
     Route("GET", _COMPUTE + "/{id}/updates", "get_compute_requirement_updates", compute_updates),
     Route("PUT", _COMPUTE + "/{id}/transition/{status}", "terminate_compute_requirement", transition_compute),
     Route("PUT", _COMPUTE + "/{id}/instances/transition/{status}", "terminate_instances", transition_instances),
-    Route("PUT", _COMPUTE + "/{id}/instances/deprovision", "deprovision_instances"),
-    Route("PUT", _COMPUTE + "/{id}/autoShutdown", "update_compute_requirement_auto_shutdown"),
-    Route("POST", _TEMPLATES + "/provision", "provision_compute_requirement_template"),
-    Route("PUT", _TEMPLATES + "/test", "test_compute_requirement_template"),
-    Route("GET", _TEMPLATES + "/requirements", "get_compute_requirement_templates", search_templates),
-    Route("POST", _TEMPLATES + "/requirements", "add_compute_requirement_template"),
-    Route("PUT", _TEMPLATES + "/requirements", "update_compute_requirement_template"),
-    Route("GET", _TEMPLATES + "/requirements/{id}", "get_compute_requirement_template", get_template),
-    Route("DELETE", _TEMPLATES + "/requirements/{id}", "delete_compute_requirement_template"),
-    Route(
-        "GET",
-        "/compute/namespaces/{namespace}/templates/requirements/{name}",
-        "get_compute_requirement_template_by_name",
-        get_template_by_name,
-    ),
-    Route("GET", _TEMPLATES + "/sources", "get_compute_source_templates"),
-    Route("GET", _TEMPLATES + "/sources/{id}", "get_compute_source_template"),
 )

@@ -26,7 +26,8 @@ def application_details(call: Call) -> Any:
 
 
 def search_namespaces(call: Call) -> Any:
-    part = call.text("namespaceContains")
+    part, deletable = call.text("namespaceContains"), call.flag("deletable")
+    names = call.texts("namespace", "namespaces")
     state = call.platform.state
     used = {one.namespace for one in state.requirements.values()}
     used |= {one.namespace for one in state.pools.values()}
@@ -34,9 +35,22 @@ def search_namespaces(call: Call) -> Any:
     def encode(item: tuple[str, str]) -> Json:
         return {"id": item[1], "namespace": item[0], "deletable": item[0] not in used}
 
-    return call.page(
-        list(call.platform.state.namespaces.items()), [lambda item: part is None or part in item[0]], encode
-    )
+    def wanted(item: tuple[str, str]) -> bool:
+        name = item[0]
+        return (
+            (part is None or part in name)
+            and (not names or name in names)
+            and (deletable is None or (name not in used) is deletable)
+        )
+
+    return call.page(list(state.namespaces.items()), [wanted], encode, {"namespace": lambda item: item[0]})
+
+
+def get_namespace(call: Call) -> Any:
+    for name, namespace_id in call.platform.state.namespaces.items():
+        if namespace_id == call.path["id"]:
+            return {"id": namespace_id, "namespace": name}
+    raise not_found("namespace", call.path["id"])
 
 
 def create_namespace(call: Call) -> Any:
@@ -67,6 +81,7 @@ def nothing_exhausted(_call: Call) -> Any:
 ROUTES = (
     Route("GET", "/application", "get_application_details", application_details),
     Route("GET", "/namespaces", "get_namespaces", search_namespaces),
+    Route("GET", "/namespaces/{id}", "get_namespace", get_namespace),
     Route("POST", "/namespaces", "create_namespace", create_namespace),
     Route("DELETE", "/namespaces/{id}", "delete_namespace", delete_namespace),
     Route("GET", "/namespaces/policies", "get_namespace_policies", nothing),
@@ -74,4 +89,5 @@ ROUTES = (
     Route("PUT", "/allowances/requirement", "check_compute_requirement_exhaustion", nothing_exhausted),
     Route("GET", "/keyrings", "get_keyrings", nothing),
     Route("GET", "/images/families", "get_image_families", nothing),
+    Route("GET", "/account/applications/{id}/groups", "list_application_groups", nothing),
 )

@@ -30,11 +30,9 @@ class Router:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes: dict[tuple[str, int], list[tuple[list[str], Route]]] = {}
-        self.operations: set[str] = set()
         for route in routes:
             segments = _split(route.pattern)
             self._routes.setdefault((route.method, len(segments)), []).append((segments, route))
-            self.operations.add(route.operation)
         for candidates in self._routes.values():
             candidates.sort(key=lambda one: [segment.startswith("{") for segment in one[0]])
 

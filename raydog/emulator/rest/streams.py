@@ -37,9 +37,10 @@ class Streams:
 
     def cut(self) -> None:
         """Break all connections: the platform is out."""
-        for request in self._open.values():
+        for changed, request in self._open.items():
             if request.transport is not None:
                 request.transport.abort()
+            changed.set()
 
     async def serve(self, request: web.Request, updates: Updates) -> web.StreamResponse:
         """Send the entity now and after each change, until it has ended, the client has gone, or `close`."""

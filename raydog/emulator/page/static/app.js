@@ -184,6 +184,7 @@ function showList(list) {
   const range = list.rows.length < list.matched ? `${number(list.offset + 1)}–${number(last)} of ` : "";
   const kept = hidden ? `${number(list.matched)} of ${number(list.total)}` : number(list.matched);
   setText($("shown"), `${range}${range && hidden ? number(list.matched) : kept} ${noun(page.section, page.id !== null)}`);
+  $("pager").hidden = list.rows.length === list.matched;
   $("previous").disabled = list.offset === 0;
   $("next").disabled = last >= list.matched;
   $("empty").hidden = list.rows.length > 0;

@@ -108,8 +108,12 @@ export function columns(section, isOne, does) {
   if (section === "work") {
     return [
       { label: "Cluster", kind: "name", widget: link((row) => row.name, (row) => addressOf("work", row.id), (row) => row.id) },
-      { label: "Status", kind: "state", widget: status((row) => (row.starved ? "STARVED" : row.status)) },
-      { label: "Tasks", kind: "wide", widget: text((row) => breakdown(row.tasks) || "none") },
+      { label: "Status", kind: "state", widget: status((row) => row.status) },
+      {
+        label: "Tasks",
+        kind: "wide",
+        widget: text((row) => (breakdown(row.tasks) || "none") + (row.starved ? "; a group is starved" : "")),
+      },
       { label: "Groups", kind: "number minor", widget: text((row) => String(row.groups)) },
       { label: "Namespace", kind: "minor", widget: text((row) => row.namespace) },
       { label: "Age", kind: "number", widget: age((row) => row.created) },
