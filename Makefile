@@ -25,7 +25,8 @@ format: setup ## mend what ruff can mend
 	@$(PY) -m ruff check --fix .
 	@$(PY) -m ruff format .
 
-test: setup ## all tests, end to end included (needs root for those; takes minutes)
+test: ## all tests, end to end included (needs root for those; takes minutes)
+	@bash scripts/setup --tests
 	@$(ROOT) $(PY) -m pytest
 
 test-unit: setup ## the tests of decisions: seconds, no root

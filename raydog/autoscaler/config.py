@@ -67,8 +67,8 @@ SCRIPT_PROPERTIES = (
 )
 """Properties that are a text or name a file that holds it."""
 
-_MAX_HOURS = 10 * 366 * 24.0
-_MAX_MINUTES = 7 * 24 * 60.0
+_HOURS = (0.01, 10 * 366 * 24.0)
+_MINUTES = (0.01, 7 * 24 * 60.0)
 _MAX_TAG_LENGTH = 200
 _MAX_FILES_OF_A_FOLDER = 1000
 
@@ -208,7 +208,7 @@ def read_provider(
     """
     head_script = _script(section, section.renamed("ray_head_node_task_script", "head_start_ray_script"), folders)
     worker_script = _script(section, section.renamed("ray_worker_node_task_script", "worker_start_ray_script"), folders)
-    launch_timeout = section.number("node_launch_timeout_minutes", None, maximum=_MAX_MINUTES, unit="minutes")
+    launch_timeout = section.number("node_launch_timeout_minutes", None, within=_MINUTES, unit="minutes")
     v2 = section.raw("_autoscaler_v2")
     return ClusterConfig(
         cluster_name=cluster_name,
@@ -217,11 +217,9 @@ def read_provider(
         )
         or "",
         tag=_tag(section),
-        lifetime=timedelta(
-            hours=section.number("cluster_lifetime_hours", 1.0, maximum=_MAX_HOURS, unit="hours") or 1.0
-        ),
+        lifetime=timedelta(hours=section.number("cluster_lifetime_hours", 1.0, within=_HOURS, unit="hours") or 1.0),
         head_build_timeout=timedelta(
-            minutes=section.number("head_node_build_timeout_minutes", 5.0, maximum=_MAX_MINUTES, unit="minutes") or 5.0
+            minutes=section.number("head_node_build_timeout_minutes", 5.0, within=_MINUTES, unit="minutes") or 5.0
         ),
         tag_server_port=section.port("head_node_tag_server_port", 16667),
         head_script=head_script,

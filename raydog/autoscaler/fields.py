@@ -155,8 +155,8 @@ class Section:
             return None
         return self.text(key, check)
 
-    def number(self, key: str, default: float | None, *, maximum: float, unit: str) -> float | None:
-        """A number above zero and up to ``maximum``; also one in quotes, which old YAMLs may have."""
+    def number(self, key: str, default: float | None, *, within: tuple[float, float], unit: str) -> float | None:
+        """A number that lies ``within`` the two limits; also one in quotes, which old YAMLs may have."""
         value = self.raw(key)
         if value is None:
             return default
@@ -164,8 +164,9 @@ class Section:
         if number is None:
             self.fault(key, f"must be a number of {unit}, not {shown(value)}")
             return default
-        if not 0 < number <= maximum:
-            self.fault(key, f"must be more than 0 and at most {maximum:g} {unit}, not {shown(value)}")
+        minimum, maximum = within
+        if not minimum <= number <= maximum:
+            self.fault(key, f"must be from {minimum:g} to {maximum:g} {unit}, not {shown(value)}")
             return default
         return number
 

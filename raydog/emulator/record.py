@@ -103,11 +103,8 @@ class StateDir:
     def key(self) -> tuple[str, str]:
         """The id and secret of this folder's API key, made at the first use. Only its owner can read it."""
         path = self.path / "key.json"
-        if not path.exists():
-            with self._only_here():
-                if not path.exists():
-                    made = {"id": secrets.token_hex(12), "secret": secrets.token_urlsafe(24)}
-                    write_whole(path, json.dumps(made))
+        if not path.exists():  # only an emulator that starts makes one, while its `start` holds the lock
+            write_whole(path, json.dumps({"id": secrets.token_hex(12), "secret": secrets.token_urlsafe(24)}))
         stored = json.loads(path.read_text(encoding="utf-8"))
         return stored["id"], stored["secret"]
 

@@ -16,7 +16,7 @@ from raydog.emulator.driver import InstanceDriver
 from raydog.emulator.record import Record, StateDir, process_start
 from raydog.emulator.server import Server
 from raydog.emulator.templates import Templates
-from raydog.errors import RayDogError
+from raydog.errors import RayDogError, StateError
 
 log = logging.getLogger("raydog.emulator")
 
@@ -75,8 +75,8 @@ def _note_stopping(state: StateDir, record: Record) -> None:
     """For commands that come meanwhile. A disk that is full is no reason not to stop."""
     try:
         state.write(record)
-    except OSError as error:
-        log.warning("cannot write to %s: %s", state.path, error.strerror)
+    except StateError as error:
+        log.warning("%s", error)
 
 
 class _Progress(logging.Handler):
@@ -142,7 +142,8 @@ def main(arguments: list[str]) -> int:
     except Exception as error:
         log.removeHandler(progress)
         log.exception("the emulator failed")
-        pipe.report({"error": str(error) if isinstance(error, RayDogError) else repr(error)})
+        said = isinstance(error, (RayDogError, OSError))  # the others' words alone mean little
+        pipe.report({"error": str(error) if said else repr(error)})
         return 1
     finally:
         pipe.close()

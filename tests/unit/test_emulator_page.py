@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,6 @@ async def _platform(nodes: int) -> tuple[Platform, str, str]:
 
 @pytest.fixture
 def fleet(request: pytest.FixtureRequest) -> tuple[Platform, str, str]:
-    import asyncio
-
     return asyncio.run(_platform(250))
 
 
@@ -115,8 +114,6 @@ def test_a_task_shows_neither_its_environment_nor_its_data(fleet: tuple[Platform
 
 
 def test_what_is_gone_is_shown_as_nothing() -> None:
-    import asyncio
-
     platform, _requirement, _pool = asyncio.run(_platform(0))
     for section in ("work", "pools"):
         parts = snapshot(platform, view(section=section, id="gone", task="gone"), {})

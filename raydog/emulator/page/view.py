@@ -144,8 +144,8 @@ def _latest(items: Iterable[T], finished: frozenset[str]) -> list[T]:
 def _fits(
     view: View, texts: Callable[[Any], tuple[str | None, ...]], finished: frozenset[str]
 ) -> Callable[[Any], bool] | None:
-    if not view.words and not view.live:
-        return None
+    if not view.words:
+        return (lambda one: one.status not in finished) if view.live else None
     return lambda one: (not view.live or one.status not in finished) and view.fits(*texts(one))
 
 

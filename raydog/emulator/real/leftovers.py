@@ -15,6 +15,7 @@ import signal
 from pathlib import Path
 from typing import IO, Any
 
+from raydog.emulator.record import write_whole
 from raydog.errors import StateError, TeardownError
 from raydog.waiting import Pending, Ready, WaitTimeout, wait_until
 
@@ -45,12 +46,12 @@ class Record:
     def write(self, keeper: int, interface: str) -> None:
         """Note the keeper's process and the interface on the host."""
         text = json.dumps({"keeper": keeper, "started": _start_time(keeper), "interface": interface})
-        (self._dir / "real.json").write_text(text + "\n")
+        write_whole(self._dir / "real.json", text + "\n")
 
     def add(self, key: str, value: dict[str, Any]) -> None:
         """Note one thing more."""
         path = self._dir / "real.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), key: value}) + "\n")
+        write_whole(path, json.dumps({**json.loads(path.read_text()), key: value}) + "\n")
 
     def keeper_log(self) -> int:
         """A file for the keeper's errors, for the duration of its start."""
