@@ -39,5 +39,5 @@ def not_implemented(operation: str, method: str, path: str) -> Problem:
     """The call exists on the platform but not here. Never a 5xx: the SDK would repeat it for a minute."""
     return invalid(
         f"The RayDog emulator does not implement {operation} ({method} {path}); "
-        "it has the calls that RayDog needs (docs/emulator.md)"
+        "it has the calls that RayDog needs (docs/emulator-contract.md)"
     )

@@ -195,6 +195,11 @@ class Emulator:
             "YD_API_KEY_SECRET": self.key_secret,
         }
 
+    @property
+    def page_url(self) -> str:
+        """Its page, for a browser on this machine. The token in it is that of this start: treat it as the key."""
+        return self.call(lambda server: server.api.page.link(int(self.url.rsplit(":", 1)[1])))
+
     def call(self, action: Callable[[Server], T]) -> T:
         """Run ``action`` on the emulator's own thread; return or raise what it does."""
         if self._loop is None or self._server is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from playwright.sync_api import expect
@@ -102,6 +104,14 @@ def test_it_names_no_other_place() -> None:
         assert "innerHTML" not in text, "texts of tasks and errors are shown as texts"
     html = (STATIC / "index.html").read_text()
     assert not re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)", html), "against the content policy"
+
+
+def test_its_files_are_in_the_package() -> None:
+    settings = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    found = re.search(r"^raydog = (\[.*\])$", settings, re.MULTILINE)
+    assert found is not None
+    shipped = {pattern.removeprefix("**/*") for pattern in ast.literal_eval(found[1])}
+    assert {path.suffix for path in STATIC.iterdir()} <= shipped
 
 
 def test_a_request_that_makes_no_sense_is_refused(yd: Yellowdog) -> None:

@@ -110,6 +110,6 @@ def test_next_ray_up_goes_on_with_what_a_killed_one_left(
     start_until(moment, cluster, platform).kill()
     make_well(moment, cluster, platform)
     cluster.up()
-    assert "1 head" in cluster.exec("ray status")
+    assert cluster.shows_its_head()
     cluster.down()
     platform.nothing_left()

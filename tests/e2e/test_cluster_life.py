@@ -66,7 +66,7 @@ def ray_processes(cluster: RayCluster) -> str:
 
 
 def test_head_is_usable_when_ray_up_returns(live: RayCluster) -> None:
-    assert "1 head" in live.exec("ray status")
+    assert live.shows_its_head()
     address = live.ray("get-head-ip").output.split()[-1]
     assert re.fullmatch(r"\d+(\.\d+){3}", address)
     assert live.ray("get-worker-ips").output.split()[-1:] != [address]

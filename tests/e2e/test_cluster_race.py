@@ -21,7 +21,7 @@ def test_of_two_ray_up_at_the_same_moment_one_cluster_remains(cluster: RayCluste
     assert len(platform.status()["workRequirements"]) == 1
     assert len(platform.instances()) == 1
     cluster.up()
-    assert "1 head" in cluster.exec("ray status")
+    assert cluster.shows_its_head()
     assert len(platform.instances()) == 1
     cluster.down()
     platform.nothing_left()

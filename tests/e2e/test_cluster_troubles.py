@@ -32,7 +32,7 @@ def test_work_requirement_of_a_head_that_ended_is_no_obstacle(cluster: RayCluste
     after = {one["name"] for one in platform.status()["workRequirements"] if one["status"] == "RUNNING"}
     assert len(before) == len(after) == 1
     assert not before & after
-    assert "1 head" in cluster.exec("ray status")
+    assert cluster.shows_its_head()
     cluster.down()
     platform.nothing_left()
 

@@ -31,8 +31,9 @@ def browser(platform: EmulatorDaemon) -> Iterator[Browser]:
 
 def nodes_of_ray(cluster: RayCluster) -> dict[str, bool]:
     """Whether Ray takes the node for alive, by address."""
-    printed = cluster.exec(f'python -c "{NODES}"')
-    found: dict[str, bool] = json.loads(printed.rsplit("nodes ", 1)[1])
+    printed = re.search(r"^nodes (\{.*\})", cluster.exec(f'python -c "{NODES}"'), re.MULTILINE)
+    assert printed is not None
+    found: dict[str, bool] = json.loads(printed[1])
     return found
 
 

@@ -16,6 +16,7 @@ _numbers = itertools.count(1)
 
 def page_link(yd: Yellowdog) -> str:
     url: str = yd.http("GET", "/emulator/page/link").json()["url"]
+    assert url == yd.emulator.page_url
     return url
 
 

@@ -187,6 +187,10 @@ class RayCluster:
     def submit(self, script: Path, *arguments: str) -> Finished:
         return self.ray("submit", str(script), *arguments)
 
+    def shows_its_head(self) -> bool:
+        """Whether ``ray status`` knows the head. The autoscaler has a status only after its first look."""
+        return eventually(lambda: "1 head" in self.exec("ray status"), "a status with the head in it", 60)
+
     def runs_a_task(self) -> bool:
         """Whether a worker comes up and runs something."""
         done = self.submit(EXAMPLES / "ray-sleep-job.py", "--tasks", "1", "--seconds", "0")

@@ -193,7 +193,8 @@ def test_clean_without_leftovers_says_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "never used").exists()
 
 
-def test_clean_never_ends_a_process_that_only_has_the_number(tmp_path: Path) -> None:
+def test_clean_never_ends_a_process_that_only_has_the_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "_ALONE_SECONDS", 0.05)  # this one does not end by itself
     bystander = subprocess.Popen(["sleep", "1000"])
     try:
         record = {"keeper": bystander.pid, "started": "1", "interface": "rd-none"}

@@ -10,8 +10,12 @@ for ((i = 0; i < ${RAYDOG_START_TIMEOUT:-300} * 5; i++)); do
         exit 1
     fi
     if grep -q 'Ray runtime started' "$dir/task.log" 2>/dev/null; then exit 0; fi
-    # A script of the user's own may keep its output elsewhere (a container): then an open port must do.
-    if [ -e "$dir/own_script" ] && timeout 2 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" 2>/dev/null; then exit 0; fi
+    # A script of the user's own may keep its output elsewhere. Ray's port opens before Ray is usable, and this file is
+    # written afterwards; only where it stays unseen (a container's) must a port that has been open for a while do.
+    if [ -e "$dir/own_script" ] && timeout 2 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" 2>/dev/null; then
+        open=$((${open:-0} + 1))
+        if [ -s /tmp/ray/ray_current_cluster ] || [ "$open" -ge 75 ]; then exit 0; fi
+    fi
     sleep 0.2
 done
 echo "RayDog: Ray did not start within ${RAYDOG_START_TIMEOUT:-300} s; the node's last output:" >&2

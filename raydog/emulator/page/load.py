@@ -32,7 +32,8 @@ class LoadSampler:
         self._ticks_per_second = os.sysconf("SC_CLK_TCK")
         self._addresses: dict[str, frozenset[str]] = {}
         """PID namespace to the addresses in its network: looked up once."""
-        self._ticks: dict[int, int] = {}
+        self._ticks: dict[str, int] = {}
+        """CPU time that a namespace had used at the last sample."""
         self._at = 0.0
 
     def sample(self, addresses: Mapping[str, str]) -> dict[str, Load]:
@@ -44,18 +45,14 @@ class LoadSampler:
             if namespace is not None and namespace != self._own:
                 namespaces.setdefault(namespace, []).append(process)
         seconds = now - self._at
-        ticks: dict[int, int] = {}
+        ticks: dict[str, int] = {}
         found: dict[str, Load] = {}
         for namespace, processes in namespaces.items():
             instance_id = self._instance(namespace, processes, addresses)
             if instance_id is None:
                 continue
-            used = 0
-            for process in processes:
-                spent = self._spent(process)
-                if spent is not None:
-                    ticks[process] = spent
-                    used += max(spent - self._ticks.get(process, spent), 0)
+            ticks[namespace] = spent = sum(map(self._spent, processes))
+            used = max(spent - self._ticks.get(namespace, spent), 0)
             found[instance_id] = Load(100.0 * used / self._ticks_per_second / seconds, len(processes))
         self._addresses = {key: value for key, value in self._addresses.items() if key in namespaces}
         self._ticks, self._at = ticks, now
@@ -73,13 +70,15 @@ class LoadSampler:
                 self._addresses[namespace] = known
         return next((addresses[address] for address in known if address in addresses), None)
 
-    def _spent(self, process: int) -> int | None:
-        """Clock ticks of CPU time that a process has used, None if it has ended."""
+    def _spent(self, process: int) -> int:
+        """Clock ticks of CPU time that a process, and those of its children that have ended, have used.
+
+        What a process used passes to its parent when it ends, so that the sum over a namespace only grows.
+        """
         text = _read(self._proc / str(process) / "stat")
         if text is None:
-            return None
-        fields = text.rpartition(")")[2].split()
-        return int(fields[11]) + int(fields[12])
+            return 0
+        return sum(map(int, text.rpartition(")")[2].split()[11:15]))
 
 
 def _read_link(path: Path) -> str | None:

@@ -19,13 +19,14 @@ from raydog.errors import ProvisioningError, StateError
 from . import host, image, internet
 from .guest.channel import Channel, Message
 from .instance import CONSOLE, RealInstance
-from .leftovers import Record, clean
+from .leftovers import Record, clean, remove_interface
 
 _log = logging.getLogger("raydog.emulator")
 _KEPT_ENDED = 200
 """Ended instances whose outputs can still be read."""
 _SETUP_SECONDS = 60.0
 _END_SECONDS = 30.0
+_KEEPER_DIED = "the process that holds the instances died"
 _GUEST = Path(__file__).parent
 
 
@@ -50,6 +51,9 @@ class RealDriver:
         self._keeper: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self._setup: asyncio.Future[None] | None = None
+        self._order: Message = {}
+        """What a keeper is told first."""
+        self._replacing: asyncio.Task[None] | None = None
         self._subnet: ipaddress.IPv4Network | None = None
         self._hold: socket.socket | None = None
         self._next_address = 0
@@ -73,33 +77,25 @@ class RealDriver:
             self._subnet, self._hold = host.take_subnet(self._state_dir)
             self.gateway_ip = str(self._subnet.network_address + 1)
             self._next_address = int(self._subnet.network_address) + 10
-            self._start_keeper()
-            self._setup = self._loop.create_future()
             hidden = [str(self._state_dir.resolve()), str(image.cache_folder().resolve())]
             visible = host.visible_folders(python, host.exposed(self._expose, hidden))
             workplace = self._state_dir.resolve() / "namespaces"
             workplace.mkdir(mode=0o700, exist_ok=True)
-            self._tell(
-                {
-                    "command": "setup",
-                    "workplace": str(workplace),
-                    "interface": host.interface_name(self._state_dir),
-                    "gateway": self.gateway_ip,
-                    "prefix": host.PREFIX,
-                    "tree": str(tree),
-                    "visible": visible,
-                    "hidden": hidden,
-                    "account": host.account(),
-                    "python": python,
-                    "keygen": str(image.find_program("ssh-keygen")),
-                    "libraries": os.pathsep.join(map(str, image.library_folders(tree))),
-                }
-            )
-            try:
-                await asyncio.wait_for(self._setup, _SETUP_SECONDS)
-            except asyncio.TimeoutError as error:
-                cause = f"real instances were not prepared in {_SETUP_SECONDS:.0f} s: {self._record.keeper_said()}"
-                raise ProvisioningError(cause, "Instances") from error
+            self._order = {
+                "command": "setup",
+                "workplace": str(workplace),
+                "interface": host.interface_name(self._state_dir),
+                "gateway": self.gateway_ip,
+                "prefix": host.PREFIX,
+                "tree": str(tree),
+                "visible": visible,
+                "hidden": hidden,
+                "account": host.account(),
+                "python": python,
+                "keygen": str(image.find_program("ssh-keygen")),
+                "libraries": os.pathsep.join(map(str, image.library_folders(tree))),
+            }
+            await self._get_keeper()
             if self._internet:
                 await asyncio.to_thread(self._open_way_out)
         except BaseException:
@@ -113,7 +109,7 @@ class RealDriver:
         instance = RealInstance(spec, self._address(), folder, events, loop)
         self._instances[spec.instance_id] = instance
         if self._channel is None:
-            instance.failure = "the process that holds the instances died; restart the emulator"
+            instance.failure = f"{_KEEPER_DIED}, and there is no other yet"
         instance.starting = loop.call_later(spec.boot_seconds, self._boot, instance)
 
     def run_task(self, instance_id: str, task: TaskSpec) -> None:
@@ -168,6 +164,9 @@ class RealDriver:
             instance.disconnect()
         self._instances.clear()
         self._ended.clear()
+        if self._replacing is not None:
+            self._replacing.cancel()
+            await asyncio.wait({self._replacing})
         if self._keeper is not None:
             self._hang_up()
             await asyncio.to_thread(_end, self._keeper)
@@ -215,6 +214,30 @@ class RealDriver:
         planned = internet.plan(interface)
         self._record.add("internet", planned)
         internet.open_way_out(planned, interface, str(self._subnet))
+
+    async def _get_keeper(self) -> None:
+        """Start a keeper and wait until it can hold instances. ProvisioningError if it cannot."""
+        loop, _events = self._running()
+        self._setup = loop.create_future()
+        self._start_keeper()
+        self._tell(self._order)
+        try:
+            await asyncio.wait_for(self._setup, _SETUP_SECONDS)
+        except asyncio.TimeoutError as error:
+            cause = f"real instances were not prepared in {_SETUP_SECONDS:.0f} s: {self._record.keeper_said()}"
+            raise ProvisioningError(cause, "Instances") from error
+
+    async def _replace_keeper(self, dead: subprocess.Popen[bytes]) -> None:
+        """After a keeper's death: nodes that boot from now on have another. Their pools try again by themselves."""
+        await asyncio.to_thread(_end, dead)
+        # The address of the bridge goes for a moment; the emulator's sockets on it wait and then work again.
+        await asyncio.to_thread(remove_interface, self._order["interface"])
+        try:
+            await self._get_keeper()
+        except (ProvisioningError, OSError) as error:
+            _log.error("no new instances can be made: %s. Restart the emulator", error)
+        else:
+            _log.warning("instances can be made again")
 
     def _start_keeper(self) -> None:
         loop, _events = self._running()
@@ -288,18 +311,22 @@ class RealDriver:
             events.instance_terminated(instance_id)
         else:
             reason = instance.failure or f"its first process ended ({_describe(status)})"
+            _log.warning("instance %s (%s) is lost: %s", instance.spec.hostname, instance.address, reason)
             events.instance_lost(instance_id, reason)
 
     def _keeper_died(self) -> None:
+        loop, _events = self._running()
         self._hang_up()
-        cause = "the process that holds the instances died"
         if self._setup is not None and not self._setup.done():
             said = self._record.keeper_said()
-            self._setup.set_exception(ProvisioningError(f"{cause}: {said}", "Instances"))
+            self._setup.set_exception(ProvisioningError(f"{_KEEPER_DIED}: {said}", "Instances"))
+        elif self._keeper is not None:
+            _log.error("%s; %d instances are lost", _KEEPER_DIED, len(self._instances))
+            self._replacing = loop.create_task(self._replace_keeper(self._keeper))
         for instance_id, instance in list(self._instances.items()):
             if instance.starting is not None:
                 instance.starting.cancel()
-            instance.failure = cause
+            instance.failure = _KEEPER_DIED
             self._instance_ended(instance_id, 0)
 
     def _hang_up(self) -> None:

@@ -22,6 +22,7 @@ from raydog.waiting import Pending, Ready, WaitTimeout, wait_until
 from .guest.netlink import Netlink
 from .internet import close_way_out
 
+_ALONE_SECONDS = 3.0
 _END_SECONDS = 20.0
 
 
@@ -45,8 +46,10 @@ class Record:
 
     def write(self, keeper: int, interface: str) -> None:
         """Note the keeper's process and the interface on the host."""
-        text = json.dumps({"keeper": keeper, "started": _start_time(keeper), "interface": interface})
-        write_whole(self._dir / "real.json", text + "\n")
+        path = self._dir / "real.json"
+        known = json.loads(path.read_text()) if path.exists() else {}  # by a keeper before this one
+        text = json.dumps({**known, "keeper": keeper, "started": _start_time(keeper), "interface": interface})
+        write_whole(path, text + "\n")
 
     def add(self, key: str, value: dict[str, Any]) -> None:
         """Note one thing more."""
@@ -94,7 +97,7 @@ def remove(state_dir: Path) -> list[str]:
             removed.append(f"process {record['keeper']} (keeper of the instances)")
         if "internet" in record:
             removed += close_way_out(record["internet"])
-        if _remove_interface(record["interface"]):
+        if remove_interface(record["interface"]):
             removed.append(f"network interface {record['interface']}")
         path.unlink()
     if (state_dir / "instances").exists():
@@ -109,15 +112,19 @@ def remove(state_dir: Path) -> list[str]:
 def _end_process(process: int, started: str | None) -> bool:
     if started is None or _start_time(process) != started:
         return False  # gone; the number may belong to another process by now
-    os.kill(process, signal.SIGKILL)
 
     def ended() -> Ready[None] | Pending:
         return Pending("still running") if _start_time(process) == started else Ready(None)
 
     try:
-        wait_until(ended, _END_SECONDS, interval=0.01)
-    except WaitTimeout as error:
-        raise TeardownError(f"process {process} does not end", [f"process {process}"]) from error
+        # A keeper without its emulator ends its instances, waits for the last of their processes, and goes.
+        wait_until(ended, _ALONE_SECONDS, interval=0.01)
+    except WaitTimeout:
+        os.kill(process, signal.SIGKILL)
+        try:
+            wait_until(ended, _END_SECONDS, interval=0.01)
+        except WaitTimeout as error:
+            raise TeardownError(f"process {process} does not end", [f"process {process}"]) from error
     return True
 
 
@@ -131,7 +138,8 @@ def _start_time(process: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _remove_interface(name: str) -> bool:
+def remove_interface(name: str) -> bool:
+    """Remove a network interface of the host; False if there is none."""
     network = Netlink()
     try:
         network.delete(name)

@@ -35,6 +35,7 @@ class Api:
         self.streams = Streams(platform.state.watchers)
         self.calls = ReceivedCalls()
         self._authorization = f"yd-key {key_id}:{key_secret}".encode()
+        self.page = Page(platform, self._authorization)
         own = (
             Route("POST", "/emulator/faults", "emulator_add_fault", self._add_fault),
             Route("POST", "/emulator/outage", "emulator_outage", self._outage),
@@ -47,7 +48,7 @@ class Api:
 
     def application(self) -> web.Application:
         app = web.Application(client_max_size=LARGEST_BODY)
-        Page(self.platform, self._authorization).mount(app)
+        self.page.mount(app)
         app.router.add_route("*", "/{path:.*}", self.handle)
         app.on_shutdown.append(self.streams.close)
         return app

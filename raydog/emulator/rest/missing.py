@@ -1,6 +1,6 @@
 """Calls that the platform has and the emulator has not: each answers with an error that names it.
 
-`docs/emulator.md` lists them; a test compares. RayDog needs none of them.
+`docs/emulator-contract.md` lists them; a test compares. RayDog needs none of them.
 """
 
 from __future__ import annotations

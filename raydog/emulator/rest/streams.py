@@ -25,7 +25,7 @@ class Streams:
 
     def __init__(self, watchers: Watchers, keep_alive: float = KEEP_ALIVE_SECONDS) -> None:
         self._watchers = watchers
-        self._keep_alive = keep_alive
+        self.keep_alive = keep_alive
         self._open: dict[asyncio.Event, web.Request] = {}
         self._closing = False
 
@@ -66,7 +66,7 @@ class Streams:
             if ended:
                 return
             await asyncio.sleep(SHORTEST_PAUSE)
-            while not await _set_within(changed, self._keep_alive):
+            while not await _set_within(changed, self.keep_alive):
                 await response.write(b":keep-alive\n\n")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -170,9 +171,10 @@ class FakeProc:
         (folder / "net" / "fib_trie").write_text(table + "           /32 host LOCAL\n")
         self.work(process, ticks)
 
-    def work(self, process: object, ticks: int) -> None:
+    def work(self, process: object, ticks: int, of_children: int = 0) -> None:
         """Let it have used so many ticks of CPU time since it began, a third of them in the kernel."""
-        fields = ["S", *["0"] * 10, str(ticks - ticks // 3), str(ticks // 3), *["0"] * 30]
+        used = [ticks - ticks // 3, ticks // 3, of_children - of_children // 3, of_children // 3]
+        fields = ["S", *["0"] * 10, *map(str, used), *["0"] * 30]
         (self.root / str(process) / "stat").write_text(f"{process} (a (strange) name) {' '.join(fields)}\n")
 
 
@@ -196,6 +198,21 @@ def test_the_load_of_an_instance_is_that_of_its_namespace(tmp_path: Path, monkey
     second = sampler.sample(addresses)
     assert second["i-one"].cpu_percent == pytest.approx(50.0)
     assert second["i-two"].cpu_percent == 0
+
+
+def test_what_a_process_used_is_not_lost_when_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    proc = FakeProc(tmp_path)
+    proc.add(20, "pid:[2]", "10.1.0.10", 100)
+    proc.add(21, "pid:[2]", "10.1.0.10", 1000)
+    moments = iter([100.0, 104.0])
+    monkeypatch.setattr("raydog.emulator.page.load.time.monotonic", lambda: next(moments))
+    sampler = LoadSampler(tmp_path)
+    sampler.sample({"10.1.0.10": "i-one"})
+    shutil.rmtree(tmp_path / "21")
+    proc.work(20, 100, of_children=1000 + sampler._ticks_per_second)
+    load = sampler.sample({"10.1.0.10": "i-one"})["i-one"]
+    assert load.processes == 1
+    assert load.cpu_percent == pytest.approx(25.0)
 
 
 def test_processes_that_end_meanwhile_do_not_matter(tmp_path: Path) -> None:
