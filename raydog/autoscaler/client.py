@@ -97,7 +97,7 @@ class ClientSide:
         """The cluster of this name that lives, or is being made."""
         for cluster in clusters.find_clusters(self._gateway, self._name):
             head = clusters.find_head(self._gateway, cluster)
-            if head is not None and not clusters.is_lingering(self._gateway, cluster):
+            if head is not None and not clusters.has_ended(head):
                 return cluster
         return None
 

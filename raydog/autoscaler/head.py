@@ -118,37 +118,46 @@ class HeadLauncher:
         """The head's pool; made here if whoever has submitted the head's task never came to making it."""
         tag = naming.worker_tag(cluster.cluster_id, node_type.name)
 
+        started = time.monotonic()
+
         def made() -> Ready[PoolRecord | None] | Pending:
             pools = clusters.find_pools(self._gateway, self._name, cluster.cluster_id)
             pool = next((pool for pool in pools if pool.worker_tag == tag), None)
-            if pool is None and not clusters.is_overdue(cluster):
+            if pool is None and not clusters.is_overdue(cluster, time.monotonic() - started):
                 return Pending("the head has no worker pool yet; somebody may be making it")
             return Ready(pool)
 
-        return self._wait(made) or add_head_pool(self._gateway, self._config, cluster, node_type)
+        return self._watch(made) or add_head_pool(self._gateway, self._config, cluster, node_type)
 
     def _remaining(self) -> float:
         return max(self._deadline - time.monotonic(), 1.0)
 
     def _clear_the_way(self) -> None:
         """Take down what an earlier attempt left behind; refuse to disturb a head that lives or is being made."""
+        lingering = []
         for cluster in clusters.find_clusters(self._gateway, self._name):
-
-            def settled(cluster: ClusterRecord = cluster) -> Ready[bool] | Pending:
-                head = clusters.find_head(self._gateway, cluster)
-                if head is None and not clusters.is_lingering(self._gateway, cluster):
-                    return Pending(f"work requirement {cluster.name} has no head yet; somebody may be starting it")
-                return Ready(head is not None and not clusters.is_lingering(self._gateway, cluster))
-
-            alive = wait_until(settled, clusters.HEADLESS_GRACE_SECONDS * 2, on_pending=self._progress.update)
-            if alive:
+            head = self._head_of(cluster)
+            if head is not None and not clusters.has_ended(head):
                 raise StateError(
                     f"cluster {self._config.cluster_name} has just been started by somebody else "
                     f"(work requirement {cluster.name}): run ray up again to use it, or ray down to end it"
                 )
-        leftovers = clusters.request_teardown(self._gateway, self._name, report=self._progress.update)
-        if leftovers:
-            self._progress.done(f"ended what an earlier cluster had left: {', '.join(p.name for p in leftovers)}")
+            lingering.append(cluster)
+        ended = clusters.end_leftovers(self._gateway, self._name, lingering, self._progress.update)
+        if ended:
+            self._progress.done(f"ended what an earlier cluster had left: {', '.join(ended)}")
+
+    def _head_of(self, cluster: ClusterRecord) -> NodeRecord | None:
+        """A cluster's head. One without may be in the making: that is given its time."""
+        started = time.monotonic()
+
+        def settled() -> Ready[NodeRecord | None] | Pending:
+            head = clusters.find_head(self._gateway, cluster)
+            if head is None and not clusters.is_overdue(cluster, time.monotonic() - started):
+                return Pending(f"work requirement {cluster.name} has no head yet; somebody may be starting it")
+            return Ready(head)
+
+        return self._watch(settled)
 
     def _yield_to_older(self, cluster: ClusterRecord) -> None:
         """Of two ``ray up`` at the same moment the older wins; names break a tie, so both see it the same way."""
@@ -240,6 +249,10 @@ class HeadLauncher:
     def _log_in(self, address: NodeAddress) -> SshSession:
         target = ssh_target(self._config, session_host(self._config, address))
         return wait_for_login(target, self._remaining(), on_pending=self._progress.update)
+
+    def _watch(self, condition: Callable[[], Ready[T] | Pending]) -> T:
+        """Wait for what `is_overdue` bounds."""
+        return wait_until(condition, clusters.HEADLESS_GRACE_SECONDS * 2, on_pending=self._progress.update)
 
     def _wait(self, condition: Callable[[], Ready[T] | Pending], max_interval: float = 2.0) -> T:
         return wait_until(condition, self._remaining(), max_interval=max_interval, on_pending=self._progress.update)

@@ -54,7 +54,7 @@ logger = logging.getLogger(__name__)
 class Pace:
     """How often things are looked at, in seconds."""
 
-    changes: float = 1.0
+    changes: float = 2.0
     full_sweep: float = 30.0
     longest_pause: float = 5.0
     """Between attempts while the platform does not answer."""

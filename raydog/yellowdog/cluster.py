@@ -29,6 +29,7 @@ HEADLESS_GRACE_SECONDS = 30.0
 
 _LIVE = ("RUNNING", "HELD", "FINISHING")
 _UNFINISHED = (*_LIVE, "CANCELLING")
+_SURELY_OLD = timedelta(minutes=10)
 _PARALLEL_CALLS = 8  # a session keeps ten connections
 
 
@@ -118,18 +119,44 @@ def find_pools(gateway: Gateway, name: ClusterName, cluster_id: str | None = Non
             yield pool
 
 
-def is_lingering(gateway: Gateway, cluster: ClusterRecord, now: datetime | None = None) -> bool:
-    """Whether a live work requirement is what is left of a cluster: its head is ending, has ended or never came."""
-    head = find_head(gateway, cluster)
-    if head is not None:
-        return head.abort_requested or head.status not in UNFINISHED_TASK_STATUSES
-    return is_overdue(cluster, now)
+def has_ended(head: NodeRecord) -> bool:
+    """Whether a head is ending or has ended, so that what is left of its cluster only lingers."""
+    return head.abort_requested or head.status not in UNFINISHED_TASK_STATUSES
 
 
-def is_overdue(cluster: ClusterRecord, now: datetime | None = None) -> bool:
-    """Whether nobody can be busy any more with the first steps of making a cluster: its head's task and pool."""
+def is_overdue(cluster: ClusterRecord, watched_seconds: float, now: datetime | None = None) -> bool:
+    """Whether nobody can be busy any more with the first steps of making a cluster: its head's task and pool.
+
+    ``watched_seconds`` is how long the caller has seen none of it. The cluster's age counts only when it is large,
+    since the platform's clock need not agree with this machine's.
+    """
     age = (now or datetime.now(timezone.utc)) - cluster.created
-    return age > timedelta(seconds=HEADLESS_GRACE_SECONDS)
+    return watched_seconds >= HEADLESS_GRACE_SECONDS or age > _SURELY_OLD
+
+
+def end_leftovers(
+    gateway: Gateway, name: ClusterName, lingering: Sequence[ClusterRecord], report: Callable[[str], None]
+) -> list[str]:
+    """End work requirements that linger, and pools without a living one; return the names of what was ended.
+
+    A cluster's work requirement comes before its pools. So pools are listed first: those of a cluster that somebody
+    makes at this very moment then find their work requirement among the living. Raises `TeardownError`.
+    """
+    ended = []
+    for cluster in lingering:
+        request_teardown(gateway, name, cluster_id=cluster.cluster_id, report=report)
+        ended.append(cluster.name)
+    pools = list(find_pools(gateway, name))
+    living = {cluster.cluster_id for cluster in find_clusters(gateway, name)}
+    failures: list[str] = []
+    for pool in pools:
+        if ownership.cluster_id_of_tag(pool.worker_tag) in living:
+            continue
+        if pool.live:
+            ended.append(pool.name)
+        _end_pool(gateway, pool, failures)
+    _raise_if(failures)
+    return ended
 
 
 def request_teardown(
@@ -155,6 +182,11 @@ def request_teardown(
         say(f"shutting down worker pool {pool.name}")
     with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="raydog-teardown") as executor:
         list(executor.map(lambda pool: _end_pool(gateway, pool, failures), pools))
+    _raise_if(failures)
+    return pools
+
+
+def _raise_if(failures: Sequence[str]) -> None:
     if failures:
         raise TeardownError(
             "could not end everything, so it may still cost money:\n  "
@@ -162,7 +194,6 @@ def request_teardown(
             + "\nRun ray down again, or end these in the YellowDog Portal.",
             failures,
         )
-    return pools
 
 
 def _end_pool(gateway: Gateway, pool: PoolRecord, failures: list[str]) -> None:

@@ -25,16 +25,21 @@ def cluster_id_of(requirement_name: str, cluster: str) -> str | None:
     return parsed[1]
 
 
+def cluster_id_of_tag(worker_tag: str) -> str | None:
+    """The id of the cluster that a worker tag was made for; None if it is none of ours."""
+    found = _WORKER_TAG.fullmatch(worker_tag)
+    return found["id"] if found else None
+
+
 def tag_belongs(worker_tag: str, cluster_id: str) -> bool:
     """Whether a worker tag was made for the cluster with this id."""
-    found = _WORKER_TAG.fullmatch(worker_tag)
-    return found is not None and found["id"] == cluster_id
+    return cluster_id_of_tag(worker_tag) == cluster_id
 
 
 def pool_belongs(pool_name: str, worker_tag: str, cluster: str) -> bool:
     """Whether a worker pool belongs to a cluster of exactly this name: tag and name must bear the same id."""
-    found = _WORKER_TAG.fullmatch(worker_tag)
-    return found is not None and pool_name.startswith(f"{naming.requirement_name(cluster, found['id'])}-")
+    cluster_id = cluster_id_of_tag(worker_tag)
+    return cluster_id is not None and pool_name.startswith(f"{naming.requirement_name(cluster, cluster_id)}-")
 
 
 def group_name(node_type: str) -> str:

@@ -23,7 +23,7 @@ from raydog.yellowdog import naming
 from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.credentials import Credentials
 from raydog.yellowdog.gateway import Gateway
-from raydog.yellowdog.records import PoolRequest
+from raydog.yellowdog.records import NodeRecord, PoolRequest
 from tests.support.head_room import NAMESPACE, HeadRoom
 from tests.support.servers import free_port
 
@@ -109,13 +109,33 @@ def test_of_two_clusters_made_at_the_same_moment_everybody_sees_the_older_first(
     assert room.task(room.head.name).status == "EXECUTING"
 
 
-def test_cluster_lingers_only_when_its_head_has_ended_or_is_overdue(room: HeadRoom) -> None:
-    assert not clusters.is_lingering(room.gateway, room.cluster)
-    young = clusters.add_cluster(room.gateway, ClusterName(NAMESPACE, "young"), None, "head", HOUR)
-    assert not clusters.is_lingering(room.gateway, young, young.created + timedelta(seconds=5))
-    assert clusters.is_lingering(room.gateway, young, young.created + timedelta(minutes=5))
+def head_of(room: HeadRoom) -> NodeRecord:
+    head = clusters.find_head(room.gateway, room.cluster)
+    assert head is not None
+    return head
+
+
+def test_cluster_lingers_when_its_head_is_ending(room: HeadRoom) -> None:
+    assert not clusters.has_ended(head_of(room))
     room.gateway.abort_node(room.head.task_id)
-    assert clusters.is_lingering(room.gateway, room.cluster)
+    assert clusters.has_ended(head_of(room))
+
+
+def test_cluster_in_the_making_gets_its_time_whatever_this_machines_clock_says(room: HeadRoom) -> None:
+    five_minutes_ahead = room.cluster.created + timedelta(minutes=5)
+    assert not clusters.is_overdue(room.cluster, 0.0, five_minutes_ahead)
+    assert clusters.is_overdue(room.cluster, clusters.HEADLESS_GRACE_SECONDS, five_minutes_ahead)
+    assert clusters.is_overdue(room.cluster, 0.0, room.cluster.created + HOUR)
+
+
+def test_leftovers_are_ended_and_a_cluster_in_the_making_is_not(emulator: Emulator, room: HeadRoom) -> None:
+    room.launch(room.provider(), 2)
+    room.gateway.cancel_cluster(room.cluster.requirement_id)
+    in_the_making = clusters.add_cluster(room.gateway, DEMO, None, "head", HOUR)
+    ended = clusters.end_leftovers(room.gateway, DEMO, [], lambda _text: None)
+    assert any(room.cluster.cluster_id in name for name in ended)
+    assert [c.cluster_id for c in clusters.find_clusters(room.gateway, DEMO)] == [in_the_making.cluster_id]
+    assert not list(clusters.find_pools(room.gateway, DEMO, room.cluster.cluster_id))
 
 
 def test_teardown_ends_pools_whose_requirement_has_long_gone(emulator: Emulator, room: HeadRoom) -> None:

@@ -21,6 +21,7 @@ from yellowdog_client.model import ApiKey, RetryProperties, ServicesSchema, Task
 from raydog.demo.proof import Footprint, footprint, left_of, network_links
 from raydog.emulator import Emulator
 from raydog.emulator.real.host import interface_name
+from raydog.emulator.real.image import find_program, program_environment
 from raydog.emulator.record import process_start
 from tests.support.daemon import links_of
 from tests.support.emulator import NEVER, Yellowdog
@@ -49,6 +50,22 @@ syscalls.mount("small", folder, "tmpfs", 0, f"size={size},mode=700")
 os.execv(command[0], command)
 """
 """Runs a command in a mount namespace of its own, where the folder is a disk of its own that is soon full."""
+
+
+KILLED_WITH_A_WAY_OUT = r"""
+ip link set lo up
+state=$1 raydog=$2 nft=$3
+look() { echo "$("$nft" list tables | grep -c rd_) $(cat /proc/sys/net/ipv4/ip_forward)"; }
+look
+"$raydog" emulator start --internet --state-dir "$state" > /dev/null
+look
+kill -9 "$(grep -o '"pid": [0-9]*' "$state/emulator.json" | grep -o '[0-9]*')"
+while "$raydog" emulator status --state-dir "$state" | grep -q process; do :; done
+look
+"$raydog" emulator clean --state-dir "$state" | grep -c -e 'nftables table' -e 'IPv4 forwarding'
+look
+"""
+"""Prints whether there are rules of an emulator, and IPv4 forwarding: before, with it, after its death, cleaned."""
 
 
 class Daemon:
@@ -223,6 +240,23 @@ def test_killed_keeper_loses_all_nodes_and_the_emulator_gets_another(daemon: Dae
     log = daemon.command("logs")
     assert "is lost: the process that holds the instances died" in log
     assert "instances can be made again" in log
+
+
+def test_way_out_of_a_killed_emulator_is_closed_by_clean(tmp_path: Path) -> None:
+    """In a network namespace of the test's own: rules and forwarding are all that a crash can leave on a host."""
+    own = ["unshare", "--net", "--pid", "--fork", "--kill-child", "--mount-proc"]
+    script = [
+        "bash",
+        "-c",
+        KILLED_WITH_A_WAY_OUT,
+        "world",
+        str(tmp_path / "state"),
+        RAYDOG[0],
+        str(find_program("nft")),
+    ]
+    environment = {**os.environ, **program_environment(), "NO_PROXY": "*"}
+    done = subprocess.run([*own, *script], capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert done.stdout.splitlines() == ["0 0", "1 1", "1 1", "2", "0 0"], done.stdout + done.stderr
 
 
 def test_full_disk_is_survived_and_said(daemon: Daemon) -> None:

@@ -10,7 +10,7 @@ sys.exit("missing Python packages: " + ", ".join(missing) if missing else 0)
         "python-dotenv there (examples/autoscaler/scripts/node-setup-ubuntu.sh)"
     exit 1
 }
-until [ -e "$RAYDOG_DIR/go" ]; do sleep 0.1; done
+until [ -e "$RAYDOG_DIR/go" ]; do sleep 0.05; done
 trap 'kill -TERM "$ray" 2>/dev/null' TERM
 ray start --head --block --disable-usage-stats \
     --port="${RAYDOG_GCS_PORT:-6379}" \

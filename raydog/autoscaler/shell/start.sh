@@ -3,7 +3,7 @@
 dir="$HOME/.raydog"
 port="${RAYDOG_GCS_PORT:-6379}"
 mkdir -p "$dir" && touch "$dir/go"
-for ((i = 0; i < ${RAYDOG_START_TIMEOUT:-300} * 5; i++)); do
+for ((i = 0; i < ${RAYDOG_START_TIMEOUT:-300} * 10; i++)); do
     if [ -e "$dir/exit_status" ]; then
         echo "RayDog: the node's script ended with exit status $(cat "$dir/exit_status"); its last output:" >&2
         tail -n 40 "$dir/task.log" >&2
@@ -14,9 +14,9 @@ for ((i = 0; i < ${RAYDOG_START_TIMEOUT:-300} * 5; i++)); do
     # written afterwards; only where it stays unseen (a container's) must a port that has been open for a while do.
     if [ -e "$dir/own_script" ] && timeout 2 bash -c "exec 3<>/dev/tcp/127.0.0.1/$port" 2>/dev/null; then
         open=$((${open:-0} + 1))
-        if [ -s /tmp/ray/ray_current_cluster ] || [ "$open" -ge 75 ]; then exit 0; fi
+        if [ -s /tmp/ray/ray_current_cluster ] || [ "$open" -ge 150 ]; then exit 0; fi
     fi
-    sleep 0.2
+    sleep 0.1
 done
 echo "RayDog: Ray did not start within ${RAYDOG_START_TIMEOUT:-300} s; the node's last output:" >&2
 tail -n 40 "$dir/task.log" >&2

@@ -84,6 +84,8 @@ class Api:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return _problem(413, "Content Too Large", f"a body has at most {LARGEST_BODY} bytes", request.path)
+        except web.RequestPayloadError as error:
+            return _problem(400, "Bad Request", f"the body cannot be read: {error}", request.path)
         found = self._router.find(request.method, request.path)
         if found is None:
             return _problem(404, "Not Found", f"there is no call {request.method} {request.path}", request.path)

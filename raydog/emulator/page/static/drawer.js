@@ -12,6 +12,12 @@ const ERRORS = [
   { label: "What", kind: "long", widget: text((row) => row.error) },
 ];
 
+/** Why there is no output to see. */
+function silence(task) {
+  if (task.finished) return "It printed nothing, or its output went with its node.";
+  return task.started ? "Nothing printed yet." : "It has not started.";
+}
+
 const FACTS = [
   ["Status", status((task) => (task.aborting ? "ABORTING" : task.status))],
   ["Group", text((task) => task.group)],
@@ -72,7 +78,7 @@ export class Drawer {
       made.task = task;
     }
     if (line.output) this.#print(line.output);
-    else if (task && !made.output.textContent) setText(made.none, task.started ? "Nothing printed yet." : "It has not started.");
+    else if (task && !made.output.textContent) setText(made.none, silence(task));
   }
 
   #print({ text: gained, restart }) {

@@ -82,8 +82,9 @@ export class Live {
     };
     listen();
     try {
-      for await (const piece of stream) {
-        const lines = (rest + piece).split("\n");
+      const reader = stream.getReader();
+      for (let next = await reader.read(); !next.done; next = await reader.read()) {
+        const lines = (rest + next.value).split("\n");
         rest = lines.pop();
         for (const text of lines) {
           if (abort !== this.#abort) return;

@@ -7,6 +7,7 @@ const TASK_OVER = ["COMPLETED", "FAILED", "ABORTED", "CANCELLED", "DISCARDED", "
 const WORK_OVER = ["COMPLETED", "FAILED", "CANCELLED"];
 const POOL_OVER = ["SHUTDOWN", "TERMINATED"];
 const GONE = ["TERMINATED", "TERMINATING"];
+const GROUPS_SHOWN = 100; // as view.py has it
 const NODE_ORDER = ["RUNNING", "PENDING", "LOST", "TERMINATED"];
 
 export const SECTIONS = [
@@ -199,7 +200,10 @@ export const GROUP_COLUMNS = [
 
 /** What stands beside the name of one thing. */
 export function facts(section, head) {
-  if (section === "work") return [`namespace ${head.namespace}`, breakdown(head.tasks) || "no tasks"];
+  if (section === "work") {
+    const groups = `${number(head.groups)} task groups${head.groups > GROUPS_SHOWN ? `, the first ${GROUPS_SHOWN} shown` : ""}`;
+    return [`namespace ${head.namespace}`, groups, breakdown(head.tasks) || "no tasks"];
+  }
   return [
     `namespace ${head.namespace}`,
     `template ${head.template}${head.spot ? ", spot" : ""}`,
