@@ -104,8 +104,10 @@ class ClientSide:
     def nodes(self) -> Mapping[str, NodeRecord]:
         return _EMPTY if self._view is None else self._view.nodes()
 
-    def stored_tags(self) -> Mapping[str, Tags]:
-        return _NO_TAGS if self._tags is None else self._tags.read()
+    def stored_tags(self, *, fetch: bool) -> Mapping[str, Tags]:
+        if self._tags is None:
+            return _NO_TAGS
+        return self._tags.read() if fetch else self._tags.known()
 
     def is_head(self, node: NodeRecord) -> bool:
         group = self._view.cluster.group(clusters.HEAD_GROUP) if self._view else None
@@ -158,11 +160,12 @@ class ClientSide:
         if self._made is None:
             return
         if isinstance(error, Exception):
+            with self._guard.shielded():
+                try:
+                    self._end_what_was_made()
+                except Exception as also:  # noqa: BLE001 - the first error is the one that tells why; it goes on
+                    click.echo(f"RayDog: {also}", err=True)
             self._guard.disarm()
-            try:
-                self._end_what_was_made()
-            except RayDogError as also:
-                click.echo(f"RayDog: {also}", err=True)
         else:
             self._guard.clean_up_now()
 
@@ -197,9 +200,16 @@ class ClientSide:
         records = [node for node in map(self.nodes().get, names) if node is not None]
         if any(self.is_head(node) for node in records):
             self._close_session()
-            clusters.request_teardown(self._gateway, self._name, report=Progress().update)
+            progress = Progress()
+            try:
+                clusters.request_teardown(self._gateway, self._name, report=progress.update)
+            finally:
+                progress.close()
+            # Ray asks until nothing is left. A task that does not heed its abort must not keep it here: `clean_up`
+            # waits for the machines, with a limit, and says what is left.
+            self._view = None
             return
-        with ThreadPoolExecutor(16, thread_name_prefix="raydog-terminate") as executor:
+        with ThreadPoolExecutor(8, thread_name_prefix="raydog-terminate") as executor:
             list(executor.map(lambda node: self._gateway.abort_node(node.task_id), records))
 
     def clean_up(self) -> None:
@@ -209,10 +219,13 @@ class ClientSide:
             pools = clusters.request_teardown(self._gateway, self._name, report=progress.update)
             going = clusters.await_teardown(self._gateway, self._name, pools, _TEARDOWN_SECONDS, report=progress.update)
         except RayDogError as error:
-            progress.close()
             error.show()
             raise SystemExit(1) from error
-        progress.close()
+        except Exception as error:  # Ray would print a warning and exit with 0, with things perhaps left
+            click.echo(f"Error: could not see whether everything has ended: {error!r}. Run ray down again", err=True)
+            raise SystemExit(1) from error
+        finally:
+            progress.close()
         for text in going:
             click.echo(f"RayDog: still ending by itself: {text}", err=True)
 

@@ -20,6 +20,7 @@ from raydog.autoscaler.provisioning import add_head_pool
 from raydog.errors import (
     ConfigError,
     MissingFileError,
+    NotFoundError,
     PlatformError,
     PlatformUnavailableError,
     ProvisioningError,
@@ -195,7 +196,7 @@ class HeadLauncher:
             nonlocal last
             try:
                 last = self._gateway.get_node(node.task_id)
-            except PlatformUnavailableError as error:
+            except (PlatformUnavailableError, NotFoundError) as error:  # a new task may not be readable at once
                 return Pending(str(error))
             if last.state is NodeState.ENDED:
                 raise ProvisioningError(
@@ -231,7 +232,10 @@ class HeadLauncher:
 
     def _await_address(self, node: NodeRecord, pool: PoolRecord | None) -> NodeAddress:
         def known() -> Ready[NodeAddress] | Pending:
-            address = self._gateway.node_address(node, pool)
+            try:
+                address = self._gateway.node_address(node, pool)
+            except (PlatformUnavailableError, NotFoundError) as error:
+                return Pending(str(error))
             if address is None:
                 return Pending("the head's address is not known yet")
             if not session_host(self._config, address):
@@ -251,8 +255,11 @@ class HeadLauncher:
         return wait_for_login(target, self._remaining(), on_pending=self._progress.update)
 
     def _watch(self, condition: Callable[[], Ready[T] | Pending]) -> T:
-        """Wait for what `is_overdue` bounds."""
-        return wait_until(condition, clusters.HEADLESS_GRACE_SECONDS * 2, on_pending=self._progress.update)
+        """Wait for what `is_overdue` bounds, so it takes this long only if the platform answers slowly."""
+        try:
+            return wait_until(condition, clusters.HEADLESS_GRACE_SECONDS * 4, on_pending=self._progress.update)
+        except WaitTimeout as timeout:
+            raise PlatformUnavailableError(f"the platform answers too slowly: {timeout.observed}") from timeout
 
     def _wait(self, condition: Callable[[], Ready[T] | Pending], max_interval: float = 2.0) -> T:
         return wait_until(condition, self._remaining(), max_interval=max_interval, on_pending=self._progress.update)
@@ -308,7 +315,8 @@ def bring(session: SshSession, config: ClusterConfig, credentials: Credentials, 
             RemoteFile(f"{directory}/start.sh", scripts.start_script().encode(), 0o700),
             RemoteFile(f"{directory}/{archive}", carry.archive()),
             *_uploads(config),
-        ]
+        ],
+        timeout,
     )
     unpacked = session.run(
         f"cd {directory} && mkdir -p site && tar -xzf {archive} -C site && rm {archive} && touch ready",

@@ -57,6 +57,19 @@ class InterruptGuard:
         finally:
             self._making = False
 
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """While this lasts, an interruption changes nothing: what runs ends what was made."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, signal.SIG_IGN) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
     def clean_up_now(self) -> None:
         """Take down what is guarded, once."""
         if not self._armed:

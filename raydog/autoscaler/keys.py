@@ -13,7 +13,7 @@ class PrivateKey:
     """What could be learnt about a key without logging in anywhere.
 
     ``fault`` says why it cannot be used. ``public_key`` is one line for ``authorized_keys`` without a comment,
-    or None where it cannot be known. ``encrypted`` keys work where an SSH agent holds them.
+    or None where it cannot be known. ``encrypted`` keys need a passphrase.
     """
 
     fault: str | None = None

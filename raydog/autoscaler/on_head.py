@@ -145,8 +145,8 @@ class HeadSide:
                 self._shown_from = (current, ending)
             return self._shown
 
-    def stored_tags(self) -> Mapping[str, Tags]:
-        return self._tags.read()
+    def stored_tags(self, *, fetch: bool) -> Mapping[str, Tags]:
+        return self._tags.read() if fetch else self._tags.known()
 
     def is_head(self, node: NodeRecord) -> bool:
         return node.name == self._head_name

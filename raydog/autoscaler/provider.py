@@ -54,7 +54,7 @@ class RayDogNodeProvider(NodeProvider):  # type: ignore[misc]
         """Ids of the nodes that are pending or running and have all these tags."""
         self._side.refresh()
         wanted = tag_filters.items()
-        return [name for name, tags in self._tags().items() if wanted <= tags.items()]
+        return [name for name, tags in self._tags(fetch=True).items() if wanted <= tags.items()]
 
     def is_running(self, node_id: str) -> bool:
         """Whether the node's task executes and its address is known."""
@@ -81,9 +81,9 @@ class RayDogNodeProvider(NodeProvider):  # type: ignore[misc]
     def _node(self, node_id: str) -> NodeRecord | None:
         return self._side.nodes().get(node_id)
 
-    def _tags(self) -> Mapping[str, dict[str, str]]:
+    def _tags(self, *, fetch: bool = False) -> Mapping[str, dict[str, str]]:
         """All nodes' tags; merged again only when nodes or tags have changed."""
-        nodes, stored = self._side.nodes(), self._side.stored_tags()
+        nodes, stored = self._side.nodes(), self._side.stored_tags(fetch=fetch)
         with self._merged_lock:
             if self._merged_from is None or self._merged_from[0] is not nodes or self._merged_from[1] is not stored:
                 self._merged = {

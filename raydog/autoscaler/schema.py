@@ -174,7 +174,12 @@ def _private_key(section: Section, base_dirs: Sequence[Path]) -> tuple[Path | No
     if key.fault is not None:
         section.fault("ssh_private_key", key.fault, in_file=True)
     elif key.encrypted:
-        section.warn("ssh_private_key", f"'{found}' has a passphrase: it works only while your SSH agent holds it")
+        section.fault(
+            "ssh_private_key",
+            f"'{found}' has a passphrase, but nobody is there to type it when RayDog and the head log in; "
+            f"use a key without one (ssh-keygen -p -N '' -f {found} takes it away)",
+            in_file=True,
+        )
     return found, key.public_key
 
 

@@ -34,8 +34,11 @@ class Side(Protocol):
     def nodes(self) -> Mapping[str, NodeRecord]:
         """The nodes that are alive and not told to end, by name; always the same object until something changes."""
 
-    def stored_tags(self) -> Mapping[str, Tags]:
-        """What Ray has set in addition to the launch tags; the same object until something changes."""
+    def stored_tags(self, *, fetch: bool) -> Mapping[str, Tags]:
+        """What Ray has set in addition to the launch tags; the same object until something changes.
+
+        Ray asks for each node's tags, so the tag server is asked, with ``fetch``, once a tick.
+        """
 
     def is_head(self, node: NodeRecord) -> bool:
         """Whether a node is the cluster's head."""

@@ -74,9 +74,11 @@ class ClusterStatus:
 def load_config(path: Path, cluster_name: str | None = None) -> ClusterConfig:
     """The parts of a cluster's YAML that looking at it needs. Raises `ConfigError`."""
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise MissingFileError(f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is no text in UTF-8") from error
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:

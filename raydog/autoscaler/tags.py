@@ -126,6 +126,10 @@ class TagStore:
         Own writes always show, sent or not.
         """
         self._exchange(fetch=True)
+        return self.known()
+
+    def known(self) -> Mapping[str, Tags]:
+        """All tags as of the last `read`, and own writes since, without asking the server. An immutable snapshot."""
         with self._data:
             if self._snapshot is None:
                 merged = dict(self._known)

@@ -20,7 +20,7 @@ import yaml
 import raydog
 from raydog.demo.floor import floor_yaml
 from raydog.demo.proof import NOTHING, Footprint, footprint, left_of, network_links
-from raydog.demo.scene import Scene
+from raydog.demo.scene import Scene, undisturbed
 from raydog.emulator import daemon
 from raydog.emulator.daemon import Running, Settings
 from raydog.emulator.record import StateDir
@@ -97,8 +97,9 @@ def _play(folder: Path, links_before: frozenset[str], with_floor: bool) -> None:
             _prove_machine_clean(seen, folder, links, progress)
     except BaseException:
         click.echo("      cleaning up ...", err=True)
-        daemon.stop(state)
-        daemon.clean(state)
+        with undisturbed():
+            daemon.stop(state)
+            daemon.clean(state)
         raise
     _summarise(scene, up_seconds, floor_seconds)
 
@@ -232,7 +233,10 @@ def booted_node(folder: Path, emulator: Running, progress: Progress) -> Iterator
             address = gateway.node_address(gateway.get_node(node.task_id))
             return Ready(address) if address else Pending("a node boots")
 
-        host = wait_until(known, 60.0, on_pending=progress.update).private_ip
+        try:
+            host = wait_until(known, 60.0, on_pending=progress.update).private_ip
+        except WaitTimeout as timeout:
+            raise RayDogError(f"a node for the comparison did not come: {timeout.observed}") from timeout
         wait_for_login(SshTarget(host, "yd-agent", folder / KEY), 60.0).close()
         yield host
     finally:

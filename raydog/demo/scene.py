@@ -87,15 +87,27 @@ class Scene:
         return log.read_text(errors="replace")
 
 
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """While this lasts, another Ctrl+C does not stop the cleaning up half-way."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _end(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
-    os.kill(process.pid, signal.SIGINT)
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    with undisturbed():
+        os.kill(process.pid, signal.SIGINT)
+        try:
+            process.wait(_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
 
 
 def _tail(log: Path) -> str:

@@ -169,6 +169,14 @@ def run_specification(value: object, what: str) -> RunSpecification:
     )
 
 
+def check_task_template(value: object, what: str) -> None:
+    """What tasks of a group have unless they say otherwise."""
+    template = as_object({} if value is None else value, what)
+    as_text(template.get("taskType"), f"{what}.taskType")
+    as_text(template.get("taskData"), f"{what}.taskData")
+    as_text_map(template.get("environment"), f"{what}.environment")
+
+
 def shutdown_timeout(value: object, what: str) -> float | None:
     """Seconds of an AutoShutdown, None if it is off. One that is absent is off."""
     if value is None:

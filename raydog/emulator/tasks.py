@@ -19,7 +19,7 @@ from raydog.emulator.entities import (
 )
 from raydog.emulator.ids import ydid
 from raydog.emulator.problems import bad_transition, invalid, not_found
-from raydog.emulator.requests import as_object, as_text, as_text_map, as_texts
+from raydog.emulator.requests import as_list, as_object, as_text, as_text_map, as_texts
 from raydog.emulator.retry import may_retry, resubmission_group
 from raydog.emulator.state import State
 from raydog.emulator.wire import check_name, check_tag, format_instant, parse_duration
@@ -99,7 +99,9 @@ class Tasks:
             data = as_text(request.get("taskData"), f"{what}.taskData")
             if data is not None:
                 request["taskData"] = texts.setdefault(data, data)  # a thousand equal scripts are kept once
-            if (request.get("data") or {}).get("inputs"):
+            transfers = as_object(request.get("data") or {}, f"{what}.data")
+            as_list(transfers.get("outputs"), f"{what}.data.outputs")
+            if as_list(transfers.get("inputs"), f"{what}.data.inputs"):
                 raise invalid(f"{what}.data.inputs: the RayDog emulator has no data client")
             requests.append(request)
         return requests

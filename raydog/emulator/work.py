@@ -16,7 +16,15 @@ from raydog.emulator.entities import (
 )
 from raydog.emulator.ids import new_uuid, ydid
 from raydog.emulator.problems import bad_transition, invalid, not_found
-from raydog.emulator.requests import as_flag, as_list, as_number, as_object, as_texts, run_specification
+from raydog.emulator.requests import (
+    as_flag,
+    as_list,
+    as_number,
+    as_object,
+    as_texts,
+    check_task_template,
+    run_specification,
+)
 from raydog.emulator.state import State
 from raydog.emulator.tasks import Tasks
 from raydog.emulator.wire import check_name, check_tag, parse_duration
@@ -135,6 +143,7 @@ class Work:
                 raise invalid(f"Task group names must be unique within work requirement: {name}")
             names.add(name)
             priority, tag, if_all, if_any = self._changes(item)
+            check_task_template(item.get("taskTemplate"), f"{name}.taskTemplate")
             dependencies = as_texts(item.get("dependencies"), f"{name}.dependencies")
             old_style, ttl = item.get("dependentOn"), item.get("completedTaskTtl")
             groups.append(

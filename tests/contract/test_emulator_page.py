@@ -252,7 +252,7 @@ _CONTRAST = """() => {
   }
   return poor;
 }"""
-_NAMELESS = """() => [...document.querySelectorAll("button, a, input, select")]
+_NAMELESS = """() => [...document.querySelectorAll("button, a[href], input, select")]
   .filter((element) => element.checkVisibility())
   .filter((element) => !(element.ariaLabel || element.textContent.trim() || element.labels?.length))
   .map((element) => element.outerHTML)"""
@@ -272,6 +272,8 @@ def test_it_reads_well_in_light_and_dark_wide_and_narrow(
     for address in ("#/work", "#/pools", "#/instances", "#/events", scene.pool_page, scene.cluster_page, task):
         page.evaluate("address => { location.hash = address }", address)
         expect(rows(page).first).to_be_visible()
+        if address == task:
+            expect(page.get_by_label("Output of the task")).to_be_visible()
         assert page.evaluate(_CONTRAST) == [], f"hard to read at {address}"
         assert page.evaluate(_NAMELESS) == [], f"a control without a name at {address}"
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"too wide at {address}"

@@ -131,6 +131,16 @@ def test_broken_policies_are_refused_when_they_are_added(yd: Yellowdog, fields: 
     assert (answer.status_code, answer.json()["errorType"]) == (400, "InvalidRequestException")
 
 
+@pytest.mark.parametrize(
+    "template", [[1], "x", {"environment": []}, {"environment": {"A": 1}}, {"taskType": 1}, {"taskData": {}}]
+)
+def test_broken_task_templates_are_refused_when_they_are_added(yd: Yellowdog, template: Any) -> None:
+    group = {"name": "group", "runSpecification": {"taskTypes": ["bash"]}, "taskTemplate": template}
+    body = {"namespace": "tests", "name": "work", "taskGroups": [group]}
+    answer = yd.http("POST", "/work/requirements", json=body)
+    assert (answer.status_code, answer.json()["errorType"]) == (400, "InvalidRequestException")
+
+
 def test_completed_tasks_are_deleted_after_their_time_to_live(yd: Yellowdog) -> None:
     group = task_group(finishIfAllTasksFinished=False)
     group.completedTaskTtl = timedelta(minutes=5)

@@ -193,7 +193,7 @@ def put(body: Any, path: tuple[Any, ...], value: Any) -> Any:
 
 
 @given(st.data())
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_no_body_makes_it_fail(yd: Yellowdog, data: st.DataObject) -> None:
     requirement = next(iter(yd.http("GET", "/work/requirements?name=base").json()), None)
     if requirement is None:

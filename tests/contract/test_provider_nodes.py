@@ -165,7 +165,12 @@ def test_launch_threads_that_find_no_pool_make_one_pool_and_exact_counts(room: H
     provider = room.provider()
     adapter = room.adapter(provider, batch=2, launches=2 * threads)
     adapter.launch({"worker": 2 * threads}, "request")
-    eventually(lambda: len(adapter.get_non_terminated()) == 1 + 2 * threads, timeout=30, what="all nodes")
+
+    def all_run() -> bool:
+        nodes = adapter.get_non_terminated().values()
+        return len(nodes) == 1 + 2 * threads and all(node.is_running for node in nodes)
+
+    eventually(all_run, timeout=30, what="all nodes")
     assert len(room.emulator.calls("provision_worker_pool")) == 2  # the head's, and one
     assert len(room.pools()) == 1
     assert len(room.tasks()) == 2 * threads

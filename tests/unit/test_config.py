@@ -285,14 +285,9 @@ def test_an_unreadable_key_is_a_fault(folder: Path, monkeypatch: pytest.MonkeyPa
     assert "cannot be read (Permission denied)" in faults(folder, unchanged)
 
 
-def test_a_key_with_a_passphrase_gets_a_warning_and_its_pub_file_is_used(folder: Path) -> None:
-    key = paramiko.RSAKey.generate(1024)
-    key.write_private_key_file(str(folder / "key"), password="secret words")
-    (folder / "key.pub").write_text(f"ssh-rsa {key.get_base64()} me@here\n")
-    parsed = read(folder)
-    assert "has a passphrase" in parsed.warnings[0]
-    assert parsed.config.auth is not None
-    assert parsed.config.auth.public_key == f"ssh-rsa {key.get_base64()}"
+def test_a_key_with_a_passphrase_is_refused_before_anything_costs_money(folder: Path) -> None:
+    paramiko.RSAKey.generate(1024).write_private_key_file(str(folder / "key"), password="secret words")
+    assert "has a passphrase" in faults(folder, unchanged)
 
 
 def test_files_are_looked_for_beside_the_yaml_and_then_in_the_working_directory(folder: Path) -> None:

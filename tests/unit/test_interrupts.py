@@ -116,3 +116,14 @@ def test_signals_that_the_shell_has_switched_off_stay_off(cleaning: Cleaning) ->
     guard.arm()
     signal.raise_signal(signal.SIGINT)
     assert cleaning.calls == 0
+
+
+def test_an_interruption_does_not_stop_a_shielded_clean_up(cleaning: Cleaning) -> None:
+    guard = InterruptGuard(cleaning)
+    guard.arm()
+    with guard.shielded():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+    assert not guard.interrupted
+    with pytest.raises(KeyboardInterrupt), guard.making():
+        signal.raise_signal(signal.SIGINT)

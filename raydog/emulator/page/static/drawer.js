@@ -109,7 +109,7 @@ export class Drawer {
     made.none = h("p", { class: "faint" }, "");
     made.body = h(
       "div",
-      { class: "body" },
+      { class: "body", hidden: true },
       h("dl", {}, h("dt", {}, "Cluster"), h("dd", {}, made.cluster), ...facts),
       made.trouble,
       h("h3", {}, "Output"),
