@@ -30,6 +30,7 @@ from raydog.emulator import Emulator, VirtualClock
 from raydog.emulator.platform import IDLE_GRACE_SECONDS
 from tests.support.emulator import NAMESPACE, NEVER, ZERO, Yellowdog, groups, http_status, task_group, yellowdog
 from tests.support.real import needs_real_instances
+from tests.support.sdk_waiting import Waiting
 
 SECONDS = 30.0
 STAYS: dict[str, Any] = {"finishIfAllTasksFinished": False}
@@ -198,20 +199,18 @@ def test_8_abort_ends_the_task_frees_its_worker_and_the_idle_node_goes(yd: Yello
     assert yd.pool_status(pool) == str(WorkerPoolStatus.EMPTY)
 
 
-def test_9_event_streams_begin_with_the_state_and_end_with_the_entity() -> None:
-    with yellowdog() as yd:
-        requirement, work = yd.requirement(), yd.client.work_client
-        helper = work.get_work_requirement_helper(requirement)
-        cancelled = helper.when_requirement_status_is(WorkRequirementStatus.CANCELLED)
-        with yd.http("GET", f"/work/requirements/{requirement.id}/updates", stream=True) as response:
-            lines = response.iter_lines(chunk_size=1)
-            first = [next(lines).decode() for _ in range(3)]
-            assert first[1] == "event:entity_updated"
-            assert json.loads(first[2].removeprefix("data:"))["status"] == "RUNNING"
-            work.cancel_work_requirement(requirement)
-            rest = [line.decode() for line in lines]  # ends: the server closes the stream
-        assert '"status":"CANCELLED"' in rest[-2]
-        assert cancelled.result(SECONDS).status is WorkRequirementStatus.CANCELLED
+def test_9_event_streams_begin_with_the_state_and_end_with_the_entity(yd: Yellowdog) -> None:
+    requirement = yd.requirement()
+    cancelled = Waiting(yd.emulator, "work", requirement.id, "CANCELLED")
+    with yd.http("GET", f"/work/requirements/{requirement.id}/updates", stream=True) as response:
+        lines = response.iter_lines(chunk_size=1)
+        first = [next(lines).decode() for _ in range(3)]
+        assert first[1] == "event:entity_updated"
+        assert json.loads(first[2].removeprefix("data:"))["status"] == "RUNNING"
+        yd.client.work_client.cancel_work_requirement(requirement)
+        rest = [line.decode() for line in lines]  # ends: the server closes the stream
+    assert '"status":"CANCELLED"' in rest[-2]
+    assert cancelled.result() == "CANCELLED"
 
 
 def test_10_errors_have_the_texts_that_clients_match(yd: Yellowdog) -> None:

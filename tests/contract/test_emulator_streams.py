@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 import requests
-from yellowdog_client.model import ComputeRequirementStatus, WorkerPoolStatus, WorkRequirementStatus
 
 from raydog.emulator import VirtualClock
 from raydog.emulator.rest.streams import KEEP_ALIVE_SECONDS
 from tests.support.emulator import Yellowdog, task_group, yellowdog
+from tests.support.sdk_waiting import Waiting
 
 SECONDS = 20.0
 PATHS = {"work": "/work/requirements", "pool": "/workerPools", "compute": "/compute/requirements"}
@@ -183,18 +183,16 @@ def test_outage_breaks_open_streams(yd: Yellowdog) -> None:
     assert yd.requirement("after").id
 
 
-def test_helpers_of_the_sdk_wait_for_statuses() -> None:
-    with yellowdog() as yd:
-        work, pools = yd.client.work_client, yd.client.worker_pool_client
-        requirement, pool = yd.requirement(), yd.pool()
-        helper = work.get_work_requirement_helper(requirement)
-        completed = helper.when_requirement_status_is(WorkRequirementStatus.COMPLETED)
-        running = pools.get_worker_pool_helper(pool).when_worker_pool_status_is(WorkerPoolStatus.RUNNING)
-        yd.add(requirement, 1, environment={"SIMULATED_RUN_SECONDS": "0.5"})
-        assert running.result(SECONDS).status is WorkerPoolStatus.RUNNING
-        assert completed.result(SECONDS).status is WorkRequirementStatus.COMPLETED
-        compute_id = str(pool.computeRequirementId)
-        compute = yd.client.compute_client.get_compute_requirement_helper_by_id(compute_id)
-        terminated = compute.when_requirement_status_is(ComputeRequirementStatus.TERMINATED)
-        pools.shutdown_worker_pool_by_id(str(pool.id))
-        assert terminated.result(SECONDS).status is ComputeRequirementStatus.TERMINATED
+def test_helpers_of_the_sdk_wait_for_statuses(yd: Yellowdog) -> None:
+    requirement, pool = yd.requirement(), yd.pool()
+    waits = [
+        Waiting(yd.emulator, "work", requirement.id, "COMPLETED"),
+        Waiting(yd.emulator, "pool", pool.id, "RUNNING"),
+        Waiting(yd.emulator, "compute", pool.computeRequirementId, "TERMINATED"),
+    ]
+    yd.add(requirement, 1, environment={"SIMULATED_RUN_SECONDS": "5"})
+    assert waits[1].result() == "RUNNING"
+    yd.emulator.advance(5)
+    assert waits[0].result() == "COMPLETED"
+    yd.client.worker_pool_client.shutdown_worker_pool_by_id(str(pool.id))
+    assert waits[2].result() == "TERMINATED"
