@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from raydog.errors import RayDogError
 from raydog.yellowdog.gateway import Gateway
-from raydog.yellowdog.records import NodeRecord
+from raydog.yellowdog.records import NodeRecord, NodeState
 
 logger = logging.getLogger(__name__)
 
@@ -19,23 +19,32 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _REPEAT_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
 _DOUBT_SECONDS = 180.0
+_HEED_SECONDS = 180.0  # from the first accepted abort; a node's own clean-up may take its time
+_SHUTDOWN_SECONDS = 60.0  # a machine that is shut down lets its tasks finish, so this alone may not help
 
 
 class Terminator:
     """Aborts tasks until the platform no longer lists them. Thread-safe.
 
     An abort that the platform refuses or loses is repeated for as long as this process lives, so nothing that Ray has
-    ended costs money for ever; after a restart the node shows again and Ray ends it again.
+    ended costs money for ever; after a restart the node shows again and Ray ends it again. A node that ignores its
+    aborts, which Ray does not see any more, loses its machine: that is shut down, and then its instance terminated.
     """
 
     def __init__(
-        self, gateway: Callable[[], Gateway | None], nodes: Callable[[], Mapping[str, NodeRecord] | None]
+        self,
+        gateway: Callable[[], Gateway | None],
+        nodes: Callable[[], Mapping[str, NodeRecord] | None],
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         """Both give None for as long as the platform has not been seen; orders then wait."""
         self._gateway = gateway
         self._nodes = nodes
+        self._monotonic = monotonic
         self._wake = threading.Condition()
         self._told: dict[str, float] = {}  # when an abort was last accepted; 0 if never
+        self._first_told: dict[str, float] = {}  # when one was first accepted
         self._doubtful: dict[str, float] = {}  # until when a node may yet appear that must not live
         self._thread: threading.Thread | None = None
         self._closed = False
@@ -50,12 +59,12 @@ class Terminator:
     def disown(self, names: Iterable[str]) -> None:
         """Nodes whose making failed without a clear answer: should they appear after all, they end and never show."""
         with self._wake:
-            deadline = time.monotonic() + _DOUBT_SECONDS
+            deadline = self._monotonic() + _DOUBT_SECONDS
             self._doubtful.update(dict.fromkeys(names, deadline))
             self._start()
 
     def _start(self) -> None:
-        if self._thread is None and not self._closed:
+        if (self._thread is None or not self._thread.is_alive()) and not self._closed:
             self._thread = threading.Thread(target=self._work, name="raydog-terminator", daemon=True)
             self._thread.start()
         self._wake.notify()
@@ -77,20 +86,28 @@ class Terminator:
         pause = _FIRST_PAUSE
         with ThreadPoolExecutor(_PARALLEL_ABORTS, thread_name_prefix="raydog-abort") as executor:
             while not self._closed:
-                due = self._due()
-                if not due:
-                    pause = _FIRST_PAUSE
-                    with self._wake:
-                        if not self._closed and not self._has_news():
-                            self._wake.wait(timeout=_LOOK_SECONDS if self._told or self._doubtful else None)
-                    continue
-                outcomes = list(executor.map(self._abort, due))
-                if all(outcomes):
+                try:
+                    done = self._work_once(executor)
+                except Exception:
+                    # Whatever it is, the loop must go on: nobody else ends what Ray takes for ended.
+                    logger.exception("ending nodes failed and will be tried again")
+                    done = False
+                if done:
                     pause = _FIRST_PAUSE
                 else:
                     with self._wake:
                         self._wake.wait_for(lambda: self._closed, timeout=pause)
                     pause = min(pause * 2, _LONGEST_PAUSE)
+
+    def _work_once(self, executor: ThreadPoolExecutor) -> bool:
+        """Abort what is due, or wait until something may be; whether all of it was accepted."""
+        due = self._due()
+        if due:
+            return all(list(executor.map(self._abort, due)))
+        with self._wake:
+            if not self._closed and not self._has_news():
+                self._wake.wait(timeout=_LOOK_SECONDS if self._told or self._doubtful else None)
+        return True
 
     def _has_news(self) -> bool:
         """Whether an order came in after `_due` had looked: nobody would wake this thread for it."""
@@ -98,7 +115,7 @@ class Terminator:
         return nodes is not None and any(told == 0.0 and name in nodes for name, told in self._told.items())
 
     def _due(self) -> list[NodeRecord]:
-        nodes, now = self._nodes(), time.monotonic()
+        nodes, now = self._nodes(), self._monotonic()
         if nodes is None:
             return []
         with self._wake:
@@ -109,6 +126,7 @@ class Terminator:
                     del self._doubtful[name]
             for name in [name for name in self._told if name not in nodes]:
                 del self._told[name]
+                self._first_told.pop(name, None)
             return [
                 nodes[name]
                 for name, told in self._told.items()
@@ -120,11 +138,35 @@ class Terminator:
         if gateway is None:
             return False
         try:
-            gateway.abort_node(node.task_id)
+            answer = gateway.abort_node(node.task_id)
         except RayDogError as error:
             logger.warning("ending node %s will be tried again: %s", node.name, error)
             return False
+        except Exception:
+            logger.exception("ending node %s failed and will be tried again", node.name)
+            return False
+        now = self._monotonic()
         with self._wake:
-            if node.name in self._told:
-                self._told[node.name] = time.monotonic()
+            if node.name not in self._told:
+                return True
+            self._told[node.name] = now
+            first = self._first_told.setdefault(node.name, now)
+        if now - first >= _HEED_SECONDS:
+            self._end_machine(gateway, answer, now - first)
         return True
+
+    def _end_machine(self, gateway: Gateway, node: NodeRecord, waited: float) -> None:
+        """End the machine of a node that ignores its aborts. ``node`` is the platform's answer to the latest one."""
+        machine = node.platform_node_id
+        if node.state is NodeState.ENDED or machine is None:
+            return
+        shutdown_helps_no_more = waited >= _HEED_SECONDS + _SHUTDOWN_SECONDS
+        step = "terminating its instance" if shutdown_helps_no_more else "shutting down its machine"
+        logger.warning("node %s ignores its abort for %.0f s now: %s", node.name, waited, step)
+        try:
+            if shutdown_helps_no_more:
+                gateway.terminate_machine(machine)
+            else:
+                gateway.shut_down_machine(machine)
+        except RayDogError as error:
+            logger.warning("%s, on which node %s runs, will be tried again: %s", step, node.name, error)

@@ -12,7 +12,17 @@ from yellowdog_client.model.exceptions import (
     NotAuthorisedException,
 )
 
-from raydog.errors import CredentialsError, DuplicateError, NotFoundError, PlatformError, PlatformUnavailableError
+from raydog.errors import (
+    CredentialsError,
+    DuplicateError,
+    NotFoundError,
+    PlatformError,
+    PlatformUnavailableError,
+    RayDogError,
+)
+
+REFUSALS = (requests.HTTPError, BaseCustomException)
+"""What the SDK raises when the platform answers with an error: which one depends on the answer (contract, 1.5)."""
 
 
 def is_duplicate(error: BaseException) -> bool:
@@ -21,13 +31,26 @@ def is_duplicate(error: BaseException) -> bool:
     return "already exists" in text or "must be unique" in text
 
 
-def unless_gone(call: Callable[[], object]) -> None:
-    """Make a call that ends something; that it is over already, or unknown, is success."""
+def is_unknown(error: BaseException) -> bool:
+    """Whether the platform does not know the thing asked for."""
+    return isinstance(error, requests.HTTPError) and error.response is not None and error.response.status_code == 404
+
+
+def unless_over(call: Callable[[], object], is_over: Callable[[], bool]) -> None:
+    """Make a call that ends something; that it is over already, or unknown, is success.
+
+    How the platform refuses to end what is over is not documented, so its state decides and not the refusal.
+    """
     try:
         call()
-    except requests.HTTPError as error:
-        gone = error.response is not None and error.response.status_code == 404
-        if not gone and "StatusException" not in str(error):
+    except REFUSALS as refusal:
+        if is_unknown(refusal):
+            return
+        try:
+            over = is_over()
+        except REFUSALS as error:
+            over = is_unknown(error)
+        if not over:
             raise
 
 
@@ -36,6 +59,8 @@ def calling(what: str) -> Iterator[None]:
     """Turn whatever the SDK raises into one of our errors, naming the call."""
     try:
         yield
+    except RayDogError:
+        raise
     except requests.HTTPError as error:
         raise _from_status(what, error) from error
     except requests.RequestException as error:
@@ -48,9 +73,9 @@ def calling(what: str) -> Iterator[None]:
         if is_duplicate(error):
             raise DuplicateError(f"YellowDog has one of that name already ({what}): {error}", 400) from error
         raise PlatformError(f"YellowDog refused to {what}: {error}", 400) from error
-    except (TypeError, ValueError, AttributeError, KeyError) as error:
-        # what the SDK raises for an answer that is not what it documents
-        raise PlatformError(f"YellowDog's answer could not be read ({what}): {_brief(error)}") from error
+    except Exception as error:  # for an answer that is not as documented the SDK raises anything at all
+        reason = f"{type(error).__name__} {_brief(error)}".rstrip()
+        raise PlatformError(f"YellowDog's answer could not be read ({what}): {reason}") from error
 
 
 def _from_status(what: str, error: requests.HTTPError) -> Exception:

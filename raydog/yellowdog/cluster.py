@@ -11,11 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
-from raydog.errors import PlatformError, TeardownError
-from raydog.waiting import Clock, Pending, Ready, WaitTimeout, wait_until
+from raydog.errors import NotFoundError, PlatformError, TeardownError
+from raydog.waiting import Clock, Pending, Ready, SystemClock, WaitTimeout, wait_until
 from raydog.yellowdog import naming, ownership
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.records import (
+    FINISHED_TASK_STATUSES,
     UNFINISHED_TASK_STATUSES,
     ClusterRecord,
     GroupRequest,
@@ -26,9 +27,12 @@ from raydog.yellowdog.records import (
 HEAD_GROUP = "head-node"
 HEADLESS_GRACE_SECONDS = 30.0
 """How long a work requirement without a head task may be one that somebody is just starting."""
+LOOKS_APART_SECONDS = 1.0
+"""Between the two looks that must find nothing of a cluster that was torn down."""
 
 _LIVE = ("RUNNING", "HELD", "FINISHING")
 _UNFINISHED = (*_LIVE, "CANCELLING")
+_FINISHED = ("COMPLETED", "FAILED", "CANCELLED")
 _SURELY_OLD = timedelta(minutes=10)
 _PARALLEL_CALLS = 8  # a session keeps ten connections
 
@@ -86,10 +90,14 @@ def find_clusters(gateway: Gateway, name: ClusterName, statuses: Sequence[str] =
         if cluster_id is None:
             continue
         cluster = gateway.get_cluster(requirement_id, cluster_id)
-        head = cluster.group(HEAD_GROUP)
-        if head is not None and ownership.tag_belongs(head.tag, cluster_id):
+        if _is_ours(cluster):
             found.append(cluster)
     return sorted(found, key=lambda cluster: (cluster.created, cluster.name))
+
+
+def _is_ours(cluster: ClusterRecord) -> bool:
+    head = cluster.group(HEAD_GROUP)
+    return head is not None and ownership.tag_belongs(head.tag, cluster.cluster_id)
 
 
 def find_head(gateway: Gateway, cluster: ClusterRecord) -> NodeRecord | None:
@@ -121,7 +129,7 @@ def find_pools(gateway: Gateway, name: ClusterName, cluster_id: str | None = Non
 
 def has_ended(head: NodeRecord) -> bool:
     """Whether a head is ending or has ended, so that what is left of its cluster only lingers."""
-    return head.abort_requested or head.status not in UNFINISHED_TASK_STATUSES
+    return head.abort_requested or head.status in FINISHED_TASK_STATUSES
 
 
 def is_overdue(cluster: ClusterRecord, watched_seconds: float, now: datetime | None = None) -> bool:
@@ -159,31 +167,52 @@ def end_leftovers(
     return ended
 
 
+@dataclass(frozen=True)
+class Teardown:
+    """What a teardown has found and begun to end."""
+
+    pools: tuple[PoolRecord, ...] = ()
+    clusters: tuple[ClusterRecord, ...] = ()
+
+
 def request_teardown(
     gateway: Gateway, name: ClusterName, *, cluster_id: str | None = None, report: Callable[[str], None] | None = None
-) -> list[PoolRecord]:
-    """Begin to end a cluster (or, without an id, all of exactly this name); return the pools that it had.
+) -> Teardown:
+    """Begin to end a cluster (or, without an id, all of exactly this name); return what there was.
 
     First the work requirements, so that no task can start any more; then the pools; then their compute, which ends the
     machines at once. What is over already is success. Raises `TeardownError` after trying everything.
     """
     say = report or (lambda _text: None)
     failures: list[str] = []
-    clusters = [
-        cluster
-        for cluster in find_clusters(gateway, name, _UNFINISHED)
-        if cluster_id is None or cluster.cluster_id == cluster_id
-    ]
-    for cluster in clusters:
+    found = _unfinished(gateway, name, cluster_id)
+    for cluster in found:
         say(f"cancelling work requirement {cluster.name}")
-        _attempt(failures, cluster.name, lambda c=cluster: gateway.cancel_cluster(c.requirement_id))  # type: ignore[misc]
+        _end_cluster(gateway, cluster, failures)
     pools = list(find_pools(gateway, name, cluster_id))
     for pool in pools:
         say(f"shutting down worker pool {pool.name}")
     with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="raydog-teardown") as executor:
         list(executor.map(lambda pool: _end_pool(gateway, pool, failures), pools))
     _raise_if(failures)
-    return pools
+    return Teardown(tuple(pools), tuple(found))
+
+
+def _unfinished(gateway: Gateway, name: ClusterName, cluster_id: str | None) -> list[ClusterRecord]:
+    """The clusters of this name, or the one with this id, that are not over."""
+    found = find_clusters(gateway, name, _UNFINISHED)
+    if cluster_id is None:
+        return found
+    found = [cluster for cluster in found if cluster.cluster_id == cluster_id]
+    if not found:  # a search may show a new one late
+        requirement = naming.requirement_name(name.cluster, cluster_id)
+        try:
+            cluster = gateway.cluster_named(name.namespace, requirement, cluster_id)
+        except NotFoundError:
+            return []
+        if _is_ours(cluster) and cluster.status not in _FINISHED:
+            return [cluster]
+    return found
 
 
 def _raise_if(failures: Sequence[str]) -> None:
@@ -194,6 +223,10 @@ def _raise_if(failures: Sequence[str]) -> None:
             + "\nRun ray down again, or end these in the YellowDog Portal.",
             failures,
         )
+
+
+def _end_cluster(gateway: Gateway, cluster: ClusterRecord, failures: list[str]) -> None:
+    _attempt(failures, cluster.name, lambda: gateway.cancel_cluster(cluster.requirement_id))
 
 
 def _end_pool(gateway: Gateway, pool: PoolRecord, failures: list[str]) -> None:
@@ -214,7 +247,7 @@ def _attempt(failures: list[str], name: str, call: Callable[[], object]) -> None
 def await_teardown(
     gateway: Gateway,
     name: ClusterName,
-    pools: Sequence[PoolRecord],
+    begun: Teardown,
     timeout: float,
     *,
     cluster_id: str | None = None,
@@ -223,17 +256,24 @@ def await_teardown(
 ) -> list[str]:
     """Wait until nothing of the cluster is left. Returns what is still terminating by itself after ``timeout`` seconds.
 
-    Raises `TeardownError` if something is alive that nothing is ending.
+    Two looks, `LOOKS_APART_SECONDS` apart, must find nothing: a search may show late what was made just before. What
+    turns up meanwhile is ended too. Raises `TeardownError` if something is alive that nothing is ending.
     """
+    clock = clock or SystemClock()
+    remains = _Remains(gateway, name, cluster_id, begun)
+    left: list[str] = []
 
     def look() -> Ready[list[str]] | Pending:
-        left = list(_left(gateway, name, pools, cluster_id))
+        nonlocal left
+        left = remains.look()
+        if not left:
+            clock.sleep(LOOKS_APART_SECONDS)
+            left = remains.look()
         return Pending("; ".join(left)) if left else Ready([])
 
     try:
         return wait_until(look, timeout, interval=0.1, max_interval=1.0, on_pending=report, clock=clock)
     except WaitTimeout:
-        left = list(_left(gateway, name, pools, cluster_id))
         stuck = [text for text in left if not text.endswith((" TERMINATING", " CANCELLING"))]
         if stuck:
             raise TeardownError(
@@ -245,13 +285,70 @@ def await_teardown(
         return left
 
 
-def _left(gateway: Gateway, name: ClusterName, pools: Sequence[PoolRecord], cluster_id: str | None) -> Iterator[str]:
-    for cluster in find_clusters(gateway, name, _UNFINISHED):
-        if cluster_id is None or cluster.cluster_id == cluster_id:
-            yield f"work requirement {cluster.name} {cluster.status}"
-    for pool in pools:
-        if pool.compute_requirement_id is None:
-            continue
-        status = gateway.compute_status(pool.compute_requirement_id)
+class _Remains:
+    """What is left of what a teardown ends. The ids that are known are asked for, whatever a search shows."""
+
+    def __init__(self, gateway: Gateway, name: ClusterName, cluster_id: str | None, begun: Teardown) -> None:
+        self._gateway = gateway
+        self._name = name
+        self._cluster_id = cluster_id
+        self._clusters = {cluster.requirement_id: cluster for cluster in begun.clusters}
+        self._pools = {pool.pool_id: pool for pool in begun.pools}
+        self._over: set[str] = set()
+
+    def look(self) -> list[str]:
+        """What is left, each with its status; what has turned up since the last look is being ended."""
+        left: list[str] = []
+        for cluster in _unfinished(self._gateway, self._name, self._cluster_id):
+            if cluster.requirement_id not in self._clusters:
+                failures: list[str] = []
+                _end_cluster(self._gateway, cluster, failures)
+                left += failures
+                if not failures:
+                    self._clusters[cluster.requirement_id] = cluster
+        for pool in find_pools(self._gateway, self._name, self._cluster_id):
+            left += self._end_if_new(pool)
+        left += [text for cluster in self._clusters.values() if (text := self._left_of_cluster(cluster))]
+        left += [text for pool in list(self._pools.values()) if (text := self._left_of_pool(pool))]
+        return left
+
+    def _end_if_new(self, pool: PoolRecord) -> list[str]:
+        known = self._pools.get(pool.pool_id)
+        if known is not None and known.compute_requirement_id == pool.compute_requirement_id:
+            return []
+        failures: list[str] = []
+        _end_pool(self._gateway, pool, failures)
+        if not failures:
+            self._pools[pool.pool_id] = pool
+        return failures
+
+    def _left_of_cluster(self, cluster: ClusterRecord) -> str | None:
+        if cluster.requirement_id in self._over:
+            return None
+        try:
+            status = self._gateway.get_cluster(cluster.requirement_id, cluster.cluster_id).status
+        except NotFoundError:
+            return None
+        if status in _FINISHED:
+            self._over.add(cluster.requirement_id)
+            return None
+        return f"work requirement {cluster.name} {status}"
+
+    def _left_of_pool(self, pool: PoolRecord) -> str | None:
+        if pool.pool_id in self._over:
+            return None
+        compute_id = pool.compute_requirement_id
+        status = self._gateway.compute_status(compute_id) if compute_id is not None else None
         if status not in (None, "TERMINATED"):
-            yield f"compute of worker pool {pool.name} {status}"
+            return f"compute of worker pool {pool.name} {status}"
+        try:
+            now = self._gateway.get_pool(pool.pool_id)
+        except NotFoundError:
+            return None
+        if now.live:
+            return f"worker pool {pool.name} {now.status}"
+        if now.compute_requirement_id != compute_id:
+            return "; ".join(self._end_if_new(now)) or f"compute of worker pool {pool.name} TERMINATING"
+        if status == "TERMINATED":
+            self._over.add(pool.pool_id)
+        return None

@@ -32,13 +32,13 @@ def load_credentials(environ: Mapping[str, str] | None = None, directory: Path |
     """Read ``YD_API_URL``, ``YD_API_KEY_ID``, ``YD_API_KEY_SECRET``.
 
     ``environ`` (the process's by default) wins over a ``.env`` file, which is searched from ``directory`` (the
-    working directory by default) upwards, as yellowdog-ray does. Raises `CredentialsError` if the key is missing.
+    working directory by default) upwards, as yellowdog-ray does. Raises `CredentialsError` if the key is missing or
+    the file cannot be read.
     """
     environ = os.environ if environ is None else environ
     values: dict[str, str] = {}
-    dotenv = _find_dotenv(directory)
-    if dotenv is not None:
-        values = {name: value for name, value in dotenv_values(dotenv).items() if value}
+    if not all(environ.get(name) for name in VARIABLES):
+        values = _from_dotenv(directory)
     values.update({name: environ[name] for name in VARIABLES if environ.get(name)})
     missing = [name for name in VARIABLES[1:] if not values.get(name)]
     if missing:
@@ -50,6 +50,17 @@ def load_credentials(environ: Mapping[str, str] | None = None, directory: Path |
     if not url.startswith(("https://", "http://")):
         raise CredentialsError(f"YD_API_URL is {url!r}: it must start with https:// or http://")
     return Credentials(url, values["YD_API_KEY_ID"], values["YD_API_KEY_SECRET"])
+
+
+def _from_dotenv(directory: Path | None) -> dict[str, str]:
+    file: Path | None = None
+    try:
+        file = _find_dotenv(directory)
+        return {} if file is None else {name: value for name, value in dotenv_values(file).items() if value}
+    except OSError as error:
+        raise CredentialsError(f"{file or '.env'} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CredentialsError(f"{file or '.env'} is no text in UTF-8") from error
 
 
 def _find_dotenv(directory: Path | None) -> Path | None:

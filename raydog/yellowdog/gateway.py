@@ -17,7 +17,8 @@ from yellowdog_client import PlatformClient
 from yellowdog_client import model as yd
 from yellowdog_client.model.exceptions import InvalidRequestException
 
-from raydog.yellowdog.calling import calling, is_duplicate, unless_gone
+from raydog.errors import StateError
+from raydog.yellowdog.calling import REFUSALS, calling, is_duplicate, is_unknown, unless_over
 from raydog.yellowdog.credentials import Credentials
 from raydog.yellowdog.models import cluster_from, group_for, node_from, pool_for, pool_from, task_for
 from raydog.yellowdog.records import (
@@ -98,6 +99,11 @@ class Gateway:
         with calling(f"get work requirement {requirement_id}"):
             return cluster_from(self._client.work_client.get_work_requirement_by_id(requirement_id), cluster_id)
 
+    def cluster_named(self, namespace: str, name: str, cluster_id: str) -> ClusterRecord:
+        """The work requirement of exactly this name; a search may show a new one late. Raises `NotFoundError`."""
+        with calling(f"get work requirement {name}"):
+            return cluster_from(self._client.work_client.get_work_requirement_by_name(namespace, name), cluster_id)
+
     def find_requirements(self, namespace: str, name_part: str, statuses: Sequence[str]) -> list[tuple[str, str]]:
         """``(id, name)`` of the namespace's work requirements whose name contains ``name_part``."""
         search = yd.WorkRequirementSearch(
@@ -122,11 +128,10 @@ class Gateway:
         with calling(f"cancel work requirement {requirement_id}"):
             try:
                 cancelled = self._client.work_client.cancel_work_requirement_by_id(requirement_id, abort=True)
-            except requests.HTTPError as error:
-                # the platform refuses a transition out of a finished state so (contract, 1.5)
-                if "InvalidWorkRequirementStatusException" not in str(error):
-                    raise
+            except REFUSALS:
                 cancelled = self._client.work_client.get_work_requirement_by_id(requirement_id)
+                if not (cancelled.status and (cancelled.status.finished or cancelled.status.name == "CANCELLING")):
+                    raise
         return str(cancelled.status)
 
     # Nodes
@@ -187,7 +192,7 @@ class Gateway:
         with calling(f"abort task {task_id}"):
             try:
                 return node_from(self._client.work_client.cancel_task_by_id(task_id, abort=True))
-            except (requests.HTTPError, InvalidRequestException):
+            except REFUSALS:
                 task = self._client.work_client.get_task_by_id(task_id)
                 if not (task.status and task.status.finished):
                     raise
@@ -220,6 +225,37 @@ class Gateway:
     def _public_addresses(self, compute_id: str) -> dict[str, str]:
         found = self._client.compute_client.get_instances(yd.InstanceSearch(computeRequirementId=compute_id)).list_all()
         return {i.id.instanceId: i.publicIpAddress for i in found if i.id and i.publicIpAddress}
+
+    def shut_down_machine(self, platform_node_id: str) -> None:
+        """Tell a node's machine to take no more work and go. Already over, or unknown, is success."""
+        pools = self._client.worker_pool_client
+
+        def is_over() -> bool:
+            status = pools.get_node_by_id(platform_node_id).status
+            return status is not None and status.gone
+
+        with calling(f"shut down node {platform_node_id}"):
+            unless_over(lambda: pools.shutdown_node_by_id(platform_node_id), is_over)
+
+    def terminate_machine(self, platform_node_id: str) -> None:
+        """Terminate the instance that is a node's machine, and no other.
+
+        Raises `StateError` if the platform does not say which instance that is.
+        """
+        compute = self._client.compute_client
+        with calling(f"terminate the instance of node {platform_node_id}"):
+            machine = self._client.worker_pool_client.get_node_by_id(platform_node_id)
+            compute_id = self._compute_of_pool(machine.workerPoolId)
+            wanted = machine.details.instanceId if machine.details else None
+            found = []
+            if compute_id is not None and wanted:
+                search = yd.InstanceSearch(computeRequirementId=compute_id)
+                found = [i for i in compute.get_instances(search).list_all() if i.id and i.id.instanceId == wanted]
+            if compute_id is None or len(found) != 1 or found[0].id is None:
+                raise StateError(f"the platform does not say which instance node {platform_node_id} is")
+            if found[0].status not in (yd.InstanceStatus.TERMINATING, yd.InstanceStatus.TERMINATED):
+                requirement = compute.get_compute_requirement_by_id(compute_id)
+                compute.terminate_instances_by_id(requirement, [found[0].id])
 
     def private_addresses(self, worker_tag: str, registered_since: datetime | None = None) -> dict[str, str]:
         """Private address by platform node id, of the nodes whose workers have ``worker_tag``."""
@@ -266,8 +302,12 @@ class Gateway:
 
     def shut_down_pool(self, pool_id: str) -> None:
         """Tell a pool to take no more work and end its nodes. Already over, or unknown, is success."""
+        pools = self._client.worker_pool_client
         with calling(f"shut down worker pool {pool_id}"):
-            unless_gone(lambda: self._client.worker_pool_client.shutdown_worker_pool_by_id(pool_id))
+            unless_over(
+                lambda: pools.shutdown_worker_pool_by_id(pool_id),
+                lambda: not pool_from(pools.get_worker_pool_by_id(pool_id)).live,
+            )
 
     # Compute
 
@@ -288,7 +328,7 @@ class Gateway:
             try:
                 return str(self._client.compute_client.get_compute_requirement_by_id(compute_id).status)
             except requests.HTTPError as error:
-                if error.response is None or error.response.status_code != 404:
+                if not is_unknown(error):
                     raise
                 return None
 
@@ -302,7 +342,10 @@ class Gateway:
     def terminate_compute(self, compute_id: str) -> None:
         """Terminate all instances of a compute requirement. Already over, or unknown, is success."""
         with calling(f"terminate compute requirement {compute_id}"):
-            unless_gone(lambda: self._client.compute_client.terminate_compute_requirement_by_id(compute_id))
+            unless_over(
+                lambda: self._client.compute_client.terminate_compute_requirement_by_id(compute_id),
+                lambda: self.compute_status(compute_id) in (None, "TERMINATING", "TERMINATED"),
+            )
 
     def live_instances(self, compute_id: str) -> list[str]:
         """Ids of the instances that still cost money."""

@@ -23,13 +23,21 @@ _STATES = {
     "DOWNLOADING": NodeState.PENDING,
     "EXECUTING": NodeState.RUNNING,
     "UPLOADING": NodeState.ENDED,  # its process has ended; the platform still tidies up
+    "COMPLETED": NodeState.ENDED,
+    "FAILED": NodeState.ENDED,
+    "ABORTED": NodeState.ENDED,
+    "CANCELLED": NodeState.ENDED,
+    "DISCARDED": NodeState.ENDED,
+    "RESUBMITTED": NodeState.ENDED,
 }
+FINISHED_TASK_STATUSES = ("COMPLETED", "FAILED", "ABORTED", "CANCELLED", "DISCARDED", "RESUBMITTED")
 UNFINISHED_TASK_STATUSES = ("PENDING", "READY", "ALLOCATED", "DOWNLOADING", "EXECUTING", "UPLOADING")
 
 
 def state_of(task_status: str) -> NodeState:
-    """A platform task status as a node state. What is not known to be alive counts as ended."""
-    return _STATES.get(task_status, NodeState.ENDED)
+    """A platform task status as a node state. One that is not known counts as alive: it may cost money, and who takes a
+    live node for ended forgets it."""
+    return _STATES.get(task_status, NodeState.PENDING)
 
 
 @dataclass(frozen=True)

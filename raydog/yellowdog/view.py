@@ -3,16 +3,22 @@
 Reads are served from memory. A *full* sweep lists all unfinished tasks (a pending task has neither start nor
 finish time, so nothing cheaper finds those that somebody else added); a sweep of *changes* asks only for tasks
 that started or finished since the latest time that the platform itself has reported, so clocks need not agree.
+
+Only an answer that says so ends a node for good. A list may lag behind, or shift while it is paged, so who is merely
+missing from a full sweep is asked for singly; where that cannot be, it is hidden until an answer shows it again.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import MappingProxyType
 
+from raydog.errors import NotFoundError, PlatformError, RayDogError
+from raydog.waiting import Clock, SystemClock
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.records import (
     UNFINISHED_TASK_STATUSES,
@@ -22,8 +28,12 @@ from raydog.yellowdog.records import (
     NodeState,
 )
 
+logger = logging.getLogger(__name__)
+
 _OVERLAP = timedelta(seconds=10)  # nothing promises that the platform shows events in their order (contract, 5.2)
 _SINGLE_LOOKUPS = 3  # up to here a call for each node is cheaper than a page of all
+_ASKED_FOR = 20  # nodes that are missing, in a sweep
+_FIRST_PAUSE, _LONGEST_PAUSE = 2.0, 120.0  # seconds between look-ups of an address that fail
 _REMEMBERED_ENDINGS = 200
 _REMEMBERED_NAMES = 100_000  # of ended nodes, some 10 MB; far more than end while an answer can be stale
 
@@ -31,15 +41,18 @@ _REMEMBERED_NAMES = 100_000  # of ended nodes, some 10 MB; far more than end whi
 class ClusterView:
     """The nodes of a cluster. Thread-safe; sweeps may run beside reads, additions and each other."""
 
-    def __init__(self, gateway: Gateway, cluster: ClusterRecord) -> None:
+    def __init__(self, gateway: Gateway, cluster: ClusterRecord, *, clock: Clock | None = None) -> None:
         self._gateway = gateway
         self._cluster = cluster
+        self._clock = clock or SystemClock()
         self._lock = threading.Lock()
         self._sweeping = threading.Lock()
         self._nodes: dict[str, NodeRecord] = {}
         self._snapshot: Mapping[str, NodeRecord] = MappingProxyType({})
         self._addresses: dict[str, NodeAddress] = {}
         self._looked_up: set[str] = set()
+        self._retries: dict[str, tuple[float, float]] = {}  # after a failed look-up: when again, and the pause
+        self._missed: dict[str, NodeRecord] = {}  # those asked for longest ago first
         self._ended: dict[str, NodeRecord] = {}
         self._ended_names: dict[str, None] = {}
         self._endings: deque[NodeRecord] = deque(maxlen=_REMEMBERED_NAMES)
@@ -82,8 +95,7 @@ class ClusterView:
             return dict(self._ended)
 
     def take_endings(self) -> list[NodeRecord]:
-        """The nodes that have ended since this was last called. A node comes twice if at first it was only missed
-        and its reason became known later."""
+        """The nodes that have ended since this was last called. What is merely missing is not among them."""
         with self._lock:
             endings = list(self._endings)
             self._endings.clear()
@@ -106,13 +118,19 @@ class ClusterView:
             listed = self._gateway.list_nodes(self._cluster.requirement_id, statuses=UNFINISHED_TASK_STATUSES)
             present = {node.name for node in listed}
             with self._lock:
-                for name in [name for name in self._nodes if name not in present]:
-                    # A node added after the listing began may be missing from it.
-                    if self._additions.get(name, -1) < generation:
-                        self._end(self._nodes[name])
                 for node in listed:
                     self._note(node)
+                # A node added after the listing began may be missing from it.
+                missing = [
+                    node
+                    for name, node in self._nodes.items()
+                    if name not in present and self._additions.get(name, -1) < generation
+                ]
+                for node in missing[_ASKED_FOR:]:
+                    self._miss(node)
                 self._publish()
+                asked = [*missing[:_ASKED_FOR], *self._missed.values()][:_ASKED_FOR]
+            self._ask_for(asked)
             self._find_addresses()
 
     def sweep_changes(self) -> None:
@@ -127,27 +145,57 @@ class ClusterView:
                 self._publish()
             self._find_addresses()
 
+    def _ask_for(self, nodes: Sequence[NodeRecord]) -> None:
+        """See what has become of nodes that a full sweep did not list."""
+        for node in nodes:
+            found: NodeRecord | None = None
+            try:
+                found = self._gateway.get_node(node.task_id)
+            except NotFoundError:
+                logger.info("the platform neither lists nor knows node %s", node.name)
+            except PlatformError as error:
+                logger.warning("what became of nodes that were not listed is not known yet: %s", error)
+                return
+            with self._lock:
+                if found is not None:
+                    self._take(found)  # and not `_note`: it says nothing of what happened to others until then
+                elif node.name not in self._missed:
+                    self._miss(node)
+                else:  # unknown for the second time: it will hardly come back
+                    del self._missed[node.name]
+                    self._endings.append(node)
+                if node.name in self._missed:
+                    self._missed[node.name] = self._missed.pop(node.name)
+                self._publish()
+
+    def _miss(self, node: NodeRecord) -> None:
+        """Hide a node that may have ended, until an answer says what it is."""
+        self._forget(node.name)
+        self._missed[node.name] = node
+
+    def _forget(self, name: str) -> None:
+        for known in (self._nodes, self._addresses, self._retries, self._additions, self._missed):
+            known.pop(name, None)
+        self._looked_up.discard(name)
+
     def _note(self, node: NodeRecord) -> None:
         times = [time for time in (node.started, node.finished, self._watermark) if time is not None]
         self._watermark = max(times) if times else None
+        self._take(node)
+
+    def _take(self, node: NodeRecord) -> None:
         if node.state is NodeState.ENDED:
             self._end(node)
         elif node.name not in self._ended_names:
+            self._missed.pop(node.name, None)
             self._nodes[node.name] = node
 
     def _end(self, node: NodeRecord) -> None:
         # Names are used once, so an ended node never comes back; a stale answer must not revive it.
-        self._nodes.pop(node.name, None)
-        self._addresses.pop(node.name, None)
-        self._looked_up.discard(node.name)
-        self._additions.pop(node.name, None)
-        earlier = self._ended.pop(node.name, None)
-        if node.name not in self._ended_names or (
-            earlier is not None and earlier.state is not NodeState.ENDED and node.state is NodeState.ENDED
-        ):
-            self._endings.append(node)
-        if earlier is not None and earlier.state is NodeState.ENDED:
-            node = earlier
+        self._forget(node.name)
+        if node.name in self._ended_names:
+            return
+        self._endings.append(node)
         self._ended[node.name] = node
         self._ended_names[node.name] = None
         for remembered, most in ((self._ended, _REMEMBERED_ENDINGS), (self._ended_names, _REMEMBERED_NAMES)):
@@ -158,20 +206,50 @@ class ClusterView:
         self._snapshot = MappingProxyType(dict(self._nodes))
 
     def _find_addresses(self) -> None:
+        """Look up what addresses are missing. One that cannot be had holds nothing up: it is tried again later."""
+        now = self._clock.monotonic()
         missing = [
             node
             for node in self.nodes().values()
-            if node.state is NodeState.RUNNING and node.name not in self._addresses
+            if node.state is NodeState.RUNNING
+            and node.name not in self._addresses
+            and self._retries.get(node.name, (now, 0.0))[0] <= now
         ]
         if len(missing) <= _SINGLE_LOOKUPS:
             for node in missing:
-                address = self._gateway.node_address(node)
-                if address is not None:
-                    self._addresses[node.name] = address
+                self._find_address(node)
             return
+        by_tag: dict[str, list[NodeRecord]] = {}
         tags = {group.group_id: group.tag for group in self._cluster.groups}
-        for tag in {tags[node.group_id] for node in missing if node.group_id in tags}:
-            found = self._gateway.private_addresses(tag)
-            for node in missing:
+        for node in missing:
+            if node.group_id in tags:
+                by_tag.setdefault(tags[node.group_id], []).append(node)
+        for tag, nodes in by_tag.items():
+            try:
+                found = self._gateway.private_addresses(tag)
+            except RayDogError as error:
+                self._postpone(nodes, error)
+                continue
+            for node in nodes:
+                self._retries.pop(node.name, None)
                 if node.platform_node_id is not None and node.platform_node_id in found:
                     self._addresses[node.name] = NodeAddress(found[node.platform_node_id])
+
+    def _find_address(self, node: NodeRecord) -> None:
+        try:
+            address = self._gateway.node_address(node)
+        except RayDogError as error:
+            self._postpone([node], error)
+            return
+        self._retries.pop(node.name, None)
+        if address is not None:
+            self._addresses[node.name] = address
+
+    def _postpone(self, nodes: Sequence[NodeRecord], error: RayDogError) -> None:
+        new = [node.name for node in nodes if node.name not in self._retries]
+        if new:
+            others = f" and {len(new) - 1} more nodes" if len(new) > 1 else ""
+            logger.warning("looking up the address of %s%s will be tried again: %s", new[0], others, error)
+        for node in nodes:
+            pause = min(self._retries.get(node.name, (0.0, _FIRST_PAUSE / 2))[1] * 2, _LONGEST_PAUSE)
+            self._retries[node.name] = (self._clock.monotonic() + pause, pause)

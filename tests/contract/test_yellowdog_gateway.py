@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -18,18 +19,26 @@ from raydog.errors import (
     PlatformUnavailableError,
     TeardownError,
 )
+from raydog.waiting import SystemClock
 from raydog.yellowdog import cluster as clusters
 from raydog.yellowdog import naming
 from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.credentials import Credentials
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.records import NodeRecord, PoolRequest
-from tests.support.head_room import NAMESPACE, HeadRoom
-from tests.support.servers import free_port
+from tests.support.head_room import NAMESPACE, HeadRoom, running
+from tests.support.servers import eventually, free_port
 
 DEMO = ClusterName(NAMESPACE, "demo")
 HOUR = timedelta(hours=1)
 MakeRoom = Callable[..., HeadRoom]
+
+
+class Hurried(SystemClock):
+    """Time passes as it does, but nobody waits for long."""
+
+    def sleep(self, seconds: float) -> None:
+        super().sleep(min(seconds, 0.05))
 
 
 @pytest.fixture
@@ -141,12 +150,13 @@ def test_leftovers_are_ended_and_a_cluster_in_the_making_is_not(emulator: Emulat
 def test_teardown_ends_pools_whose_requirement_has_long_gone(emulator: Emulator, room: HeadRoom) -> None:
     room.launch(room.provider(), 2)
     room.gateway.cancel_cluster(room.cluster.requirement_id)
-    pools = clusters.request_teardown(room.gateway, DEMO)
-    assert naming.worker_tag(room.cluster.cluster_id, "worker") in {pool.worker_tag for pool in pools}
-    assert clusters.await_teardown(room.gateway, DEMO, pools, 20) == []
+    begun = clusters.request_teardown(room.gateway, DEMO)
+    tag = naming.worker_tag(room.cluster.cluster_id, "worker")
+    assert any(pool.worker_tag.startswith(tag) for pool in begun.pools)
+    assert clusters.await_teardown(room.gateway, DEMO, begun, 20, clock=Hurried()) == []
     status = emulator.status()
     assert (status["liveInstances"], status["unfinishedPools"], status["unfinishedTasks"]) == (0, 0, 0)
-    assert clusters.request_teardown(room.gateway, DEMO) == []
+    assert clusters.request_teardown(room.gateway, DEMO) == clusters.Teardown()
 
 
 def test_teardown_touches_nothing_of_others(emulator: Emulator, room: HeadRoom) -> None:
@@ -162,17 +172,79 @@ def test_teardown_touches_nothing_of_others(emulator: Emulator, room: HeadRoom) 
 
 def test_teardown_that_cannot_end_something_names_it_after_trying_all(emulator: Emulator, room: HeadRoom) -> None:
     room.launch(room.provider(), 2)
-    emulator.fault(
-        "terminate_compute_requirement",
-        "status",
-        status=400,
-        error_type="InvalidRequestException",
-        message="no",
-        times=9,
-    )
+    for operation in ("shutdown_worker_pool", "terminate_compute_requirement"):
+        emulator.fault(operation, "status", status=400, error_type="InvalidRequestException", message="no", times=9)
     with pytest.raises(TeardownError, match=naming.requirement_name("demo", room.cluster.cluster_id)):
         clusters.request_teardown(room.gateway, DEMO)
     assert room.refreshed().status in ("CANCELLED", "CANCELLING")
+
+
+INVALID: dict[str, Any] = {"status": 400, "error_type": "InvalidOperationException", "message": "no"}
+
+
+def test_ending_what_is_over_is_success_however_the_platform_refuses_it(emulator: Emulator, room: HeadRoom) -> None:
+    pools = list(clusters.find_pools(room.gateway, DEMO))
+    compute_id = pools[0].compute_requirement_id
+    assert compute_id is not None
+    clusters.await_teardown(room.gateway, DEMO, clusters.request_teardown(room.gateway, DEMO), 20, clock=Hurried())
+    endings: dict[str, Callable[[], object]] = {
+        "transition_work_requirement": lambda: room.gateway.cancel_cluster(room.cluster.requirement_id),
+        "cancel_task": lambda: room.gateway.abort_node(room.head.task_id),
+        "shutdown_worker_pool": lambda: room.gateway.shut_down_pool(pools[0].pool_id),
+        "terminate_compute_requirement": lambda: room.gateway.terminate_compute(compute_id),
+    }
+    for operation, end in endings.items():
+        emulator.forget_calls()
+        emulator.fault(operation, "status", **INVALID)
+        end()
+        assert [call["status"] for call in emulator.calls(operation)] == [400]
+
+
+def test_refusal_to_end_what_is_not_over_is_an_error(emulator: Emulator, room: HeadRoom) -> None:
+    (pool,) = clusters.find_pools(room.gateway, DEMO)
+    assert pool.compute_requirement_id is not None
+    compute_id = pool.compute_requirement_id
+    endings: dict[str, Callable[[], object]] = {
+        "transition_work_requirement": lambda: room.gateway.cancel_cluster(room.cluster.requirement_id),
+        "cancel_task": lambda: room.gateway.abort_node(room.head.task_id),
+        "shutdown_worker_pool": lambda: room.gateway.shut_down_pool(pool.pool_id),
+        "terminate_compute_requirement": lambda: room.gateway.terminate_compute(compute_id),
+    }
+    for operation, end in endings.items():
+        for error_type in ("InvalidOperationException", "SomeStatusException"):
+            emulator.fault(operation, "status", **{**INVALID, "error_type": error_type})
+            with pytest.raises(PlatformError):
+                end()
+
+
+def test_machine_of_a_node_is_terminated_and_no_other(emulator: Emulator, room: HeadRoom) -> None:
+    provider = room.provider()
+    names = room.launch(provider, 3)
+    running(provider, names)
+    doomed = room.instance_of(names[0])
+    machine = room.task(names[0]).platform_node_id
+    assert machine is not None
+    room.gateway.terminate_machine(machine)
+    room.gateway.terminate_machine(machine)  # already over is success
+    calls = emulator.calls("terminate_instances")
+    assert len(calls) == 1
+    live = {str(one["id"]) for one in emulator.status()["instances"] if one["status"] == "RUNNING"}
+    assert doomed not in live
+    assert {room.instance_of(name) for name in (room.head.name, *names[1:])} <= live
+
+
+def test_machine_that_is_shut_down_goes_when_its_node_has_ended(emulator: Emulator, room: HeadRoom) -> None:
+    provider = room.provider()
+    names = room.launch(provider, 2)
+    running(provider, names)
+    node = room.task(names[0])
+    assert node.platform_node_id is not None
+    room.gateway.shut_down_machine(node.platform_node_id)
+    room.gateway.abort_node(node.task_id)
+    eventually(lambda: emulator.status()["liveInstances"] == 2, what="one machine has gone")
+    room.gateway.shut_down_machine(node.platform_node_id)
+    room.gateway.shut_down_machine("ydid:node:D06D06:none:1:1")
+    assert room.task(names[1]).status == "EXECUTING"
 
 
 def client_side(emulator: Emulator, monkeypatch: pytest.MonkeyPatch, digests: dict[str, str]) -> ClientSide:
@@ -204,7 +276,7 @@ def test_client_reads_without_tag_server_and_teardown_leaves_nothing(
     address = side.address(room.head.name)
     assert address is not None
     assert address.public_ip
-    assert side.stored_tags() == {}
+    assert side.stored_tags(fetch=True) == {}
     side.terminate([room.head.name])
     side.clean_up()
     side.clean_up()  # already gone is success

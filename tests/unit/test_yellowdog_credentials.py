@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 
 from raydog.errors import CredentialsError
-from raydog.yellowdog import ownership
+from raydog.yellowdog import credentials, ownership
 from raydog.yellowdog.credentials import DEFAULT_API_URL, load_credentials
 
 KEY = {"YD_API_KEY_ID": "id", "YD_API_KEY_SECRET": "secret"}
@@ -43,6 +45,25 @@ def test_missing_ones_are_named_with_the_way_out(tmp_path: Path) -> None:
 def test_address_that_is_no_url_is_refused(tmp_path: Path, url: str) -> None:
     with pytest.raises(CredentialsError, match="YD_API_URL"):
         load_credentials({**KEY, "YD_API_URL": url}, tmp_path)
+
+
+def test_dotenv_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"YD_API_KEY_ID=\xff\xfe\n")
+    with pytest.raises(CredentialsError, match=r"/\.env is no text in UTF-8"):
+        load_credentials(KEY, tmp_path)
+    complete = {**KEY, "YD_API_URL": "http://there"}  # then the file is not needed
+    assert load_credentials(complete, tmp_path).api_url == "http://there"
+
+
+def test_dotenv_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("YD_API_KEY_ID=id\n")
+
+    def refuse(path: Path) -> dict[str, str]:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(credentials, "dotenv_values", refuse)  # root may read everything
+    with pytest.raises(CredentialsError, match=r"/\.env cannot be read: Permission denied"):
+        load_credentials(KEY, tmp_path)
 
 
 def test_secret_never_shows(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from raydog.errors import PlatformUnavailableError
+from raydog.errors import CredentialsError, NotFoundError, PlatformError, PlatformUnavailableError
 from raydog.yellowdog import view as module
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.records import ClusterRecord, GroupRecord, NodeAddress, NodeRecord, NodeState
@@ -34,6 +34,9 @@ class Platform:
         self.meanwhile: Callable[[], object] = lambda: None
         self.lookups: list[str] = []
         self.pages: list[str] = []
+        self.tasks: dict[str, NodeRecord] = {}
+        self.asked: list[str] = []
+        self.broken: dict[str, Exception] = {}
 
     def list_nodes(self, requirement_id: str, **search: Any) -> Sequence[NodeRecord]:
         assert requirement_id == CLUSTER.requirement_id
@@ -44,12 +47,28 @@ class Platform:
         self.meanwhile()
         return answer
 
+    def get_node(self, task_id: str) -> NodeRecord:
+        self.asked.append(task_id)
+        if task_id in self.broken:
+            raise self.broken[task_id]
+        if task_id not in self.tasks:
+            raise NotFoundError(f"unknown: {task_id}", 404)
+        return self.tasks[task_id]
+
+    def has(self, *nodes: NodeRecord) -> None:
+        """What it answers when asked for these singly."""
+        self.tasks.update({one.task_id: one for one in nodes})
+
     def node_address(self, one: NodeRecord) -> NodeAddress | None:
         self.lookups.append(one.name)
+        if one.name in self.broken:
+            raise self.broken[one.name]
         return NodeAddress("10.0.0.1", "1.2.3.4")
 
     def private_addresses(self, tag: str) -> dict[str, str]:
         self.pages.append(tag)
+        if tag in self.broken:
+            raise self.broken[tag]
         return {f"machine-{number}": f"10.0.0.{number}" for number in range(10)}
 
 
@@ -58,9 +77,27 @@ def platform() -> Platform:
     return Platform()
 
 
+class Clock:
+    """Time that a test lets pass."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 @pytest.fixture
-def view(platform: Platform) -> ClusterView:
-    return ClusterView(cast(Gateway, platform), CLUSTER)
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def view(platform: Platform, clock: Clock) -> ClusterView:
+    return ClusterView(cast(Gateway, platform), CLUSTER, clock=clock)
 
 
 def test_added_node_shows_at_once_and_a_sweep_begun_before_cannot_hide_it(
@@ -74,10 +111,62 @@ def test_added_node_shows_at_once_and_a_sweep_begun_before_cannot_hide_it(
 def test_node_missing_from_a_sweep_begun_after_it_was_added_has_ended(platform: Platform, view: ClusterView) -> None:
     view.add([node("a"), node("b")])
     platform.nodes = [node("b")]
+    platform.has(node("a", "ABORTED"))
     view.sweep()
     assert set(view.nodes()) == {"b"}
     assert [ended.name for ended in view.take_endings()] == ["a"]
     assert view.take_endings() == []
+
+
+@pytest.mark.parametrize("status", ["EXECUTING", "UNKNOWN"])
+def test_live_node_that_a_sweep_did_not_list_stays(platform: Platform, view: ClusterView, status: str) -> None:
+    view.add([node("a", "EXECUTING")])
+    platform.has(node("a", status))
+    view.sweep()
+    assert set(view.nodes()) == {"a"}
+    assert view.take_endings() == []
+
+
+def test_missing_node_that_nobody_can_ask_for_stays(platform: Platform, view: ClusterView) -> None:
+    view.add([node("a"), node("b")])
+    platform.broken = {"task-a": PlatformUnavailableError("away"), "task-b": PlatformError("odd")}
+    view.sweep()
+    assert set(view.nodes()) == {"a", "b"}
+    assert platform.asked == ["task-a"]  # who does not answer is not asked for each
+
+
+def test_node_that_was_missed_is_back_when_a_later_sweep_lists_it(platform: Platform, view: ClusterView) -> None:
+    view.add([node("a", "EXECUTING")])
+    view.sweep()  # neither listed nor known
+    assert dict(view.nodes()) == {}
+    platform.nodes = [node("a", "EXECUTING")]
+    view.sweep()
+    assert set(view.nodes()) == {"a"}
+    assert view.take_endings() == []
+
+
+def test_node_that_is_unknown_twice_is_given_up_but_may_come_back(platform: Platform, view: ClusterView) -> None:
+    view.add([node("a")])
+    for _ in range(3):
+        view.sweep()
+    assert [one.name for one in view.take_endings()] == ["a"]
+    assert platform.asked == ["task-a"] * 2
+    platform.changed = [node("a", "EXECUTING")]
+    view.sweep_changes()
+    assert set(view.nodes()) == {"a"}
+
+
+def test_of_many_missing_nodes_some_are_asked_for_in_each_sweep(platform: Platform, view: ClusterView) -> None:
+    many = [node(str(number)) for number in range(50)]
+    view.add(many)
+    platform.has(*many[:45], *(replace(one, status="COMPLETED") for one in many[45:]))
+    view.sweep()
+    assert (len(platform.asked), len(view.nodes())) == (20, 20)
+    platform.nodes = many[:30]  # the list is right again, but for some
+    view.sweep()
+    assert set(view.nodes()) == {one.name for one in many[:45]}
+    assert [one.name for one in view.take_endings()] == [one.name for one in many[45:]]
+    assert len(platform.asked) == 40
 
 
 def test_node_that_ended_is_never_revived(
@@ -106,12 +195,10 @@ def test_memory_of_ended_nodes_is_bounded(
     assert "49" in view._ended_names
 
 
-def test_ending_is_told_once_and_again_only_when_its_reason_becomes_known(
-    platform: Platform, view: ClusterView
-) -> None:
+def test_ending_is_told_once_with_its_reason(platform: Platform, view: ClusterView) -> None:
     view.add([node("a", "EXECUTING")])
     view.sweep()  # it is missed
-    assert [ended.status for ended in view.take_endings()] == ["EXECUTING"]
+    assert view.take_endings() == []
     platform.changed = [node("a", "FAILED", reason="exit 3")]
     view.sweep_changes()
     view.sweep_changes()
@@ -130,6 +217,17 @@ def test_changes_are_asked_for_since_the_platforms_own_latest_time(platform: Pla
     view.sweep_changes()
     overlap = timedelta(seconds=10)
     assert platform.since == [CREATED - overlap] * 4 + [started - overlap] * 4
+
+
+def test_single_answer_about_a_missing_node_does_not_let_other_changes_be_passed_over(
+    platform: Platform, view: ClusterView
+) -> None:
+    view.add([node("a")])
+    platform.has(node("a", "COMPLETED", finished=CREATED + timedelta(minutes=5)))
+    view.sweep()
+    assert [one.name for one in view.take_endings()] == ["a"]
+    view.sweep_changes()
+    assert platform.since == [CREATED - timedelta(seconds=10)] * 2
 
 
 def test_sweep_that_fails_leaves_what_was_known(platform: Platform, view: ClusterView) -> None:
@@ -173,8 +271,46 @@ def test_address_goes_with_the_node(platform: Platform, view: ClusterView) -> No
     view.sweep()
     assert view.address("a") is not None
     platform.nodes = []
+    platform.has(node("a", "COMPLETED"))
     view.sweep()
     assert view.address("a") is None
+
+
+@pytest.mark.parametrize("error", [NotFoundError("gone"), PlatformUnavailableError("away"), CredentialsError("no")])
+def test_address_that_cannot_be_had_holds_nothing_up_and_is_tried_again_later(
+    platform: Platform, view: ClusterView, clock: Clock, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
+    platform.nodes = [node(name, "EXECUTING", platform_node_id=f"machine-{name}") for name in ("a", "b")]
+    platform.broken = {"a": error}
+    for _ in range(10):
+        view.sweep()
+        view.sweep_changes()
+    assert view.address("b") is not None
+    assert platform.lookups == ["a", "b"]
+    for _ in range(1000):
+        clock.sleep(2)
+        view.sweep_changes()
+    assert 15 <= platform.lookups.count("a") <= 25  # ever less often, but at least every two minutes
+    assert caplog.text.count("looking up the address of a") == 1
+    platform.broken = {}
+    clock.sleep(121)
+    view.sweep_changes()
+    assert view.address("a") is not None
+
+
+def test_page_of_addresses_that_cannot_be_had_is_tried_again_later(
+    platform: Platform, view: ClusterView, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    platform.nodes = [node(str(n), "EXECUTING", platform_node_id=f"machine-{n}") for n in range(5)]
+    platform.broken = {GROUP.tag: PlatformError("odd")}
+    view.sweep()
+    view.sweep_changes()
+    assert platform.pages == [GROUP.tag]
+    assert caplog.text.count("looking up the address of") == 1
+    platform.broken = {}
+    clock.sleep(3)
+    view.sweep_changes()
+    assert view.address("4") == NodeAddress("10.0.0.4")
 
 
 @pytest.mark.parametrize(
@@ -183,7 +319,8 @@ def test_address_goes_with_the_node(platform: Platform, view: ClusterView) -> No
         ("PENDING", NodeState.PENDING), ("READY", NodeState.PENDING), ("ALLOCATED", NodeState.PENDING),
         ("DOWNLOADING", NodeState.PENDING), ("EXECUTING", NodeState.RUNNING), ("UPLOADING", NodeState.ENDED),
         ("COMPLETED", NodeState.ENDED), ("FAILED", NodeState.ENDED), ("ABORTED", NodeState.ENDED),
-        ("CANCELLED", NodeState.ENDED), ("SOMETHING_NEW", NodeState.ENDED),
+        ("CANCELLED", NodeState.ENDED), ("DISCARDED", NodeState.ENDED), ("RESUBMITTED", NodeState.ENDED),
+        ("SOMETHING_NEW", NodeState.PENDING), ("UNKNOWN", NodeState.PENDING),
     ],
 )  # fmt: skip
 def test_states(status: str, state: NodeState) -> None:
