@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import requests
 from yellowdog_client.model.exceptions import (
@@ -64,7 +65,9 @@ def calling(what: str) -> Iterator[None]:
     except requests.HTTPError as error:
         raise _from_status(what, error) from error
     except requests.RequestException as error:
-        raise PlatformUnavailableError(f"YellowDog did not answer ({what}): {_brief(error)}") from error
+        raise PlatformUnavailableError(
+            f"YellowDog did not answer ({what}): {_why(error)}. Is YD_API_URL right, and the network up?"
+        ) from error
     except NotAuthorisedException as error:
         raise CredentialsError(f"YellowDog refused the application key ({what}): {error}") from error
     except InternalServerException as error:
@@ -92,6 +95,23 @@ def _from_status(what: str, error: requests.HTTPError) -> Exception:
     if status is not None and (status == 429 or status >= 500):
         return PlatformUnavailableError(f"YellowDog answered {status} ({what})", status)
     return PlatformError(f"YellowDog refused to {what}: {_brief(error)}", status)
+
+
+def _why(error: requests.RequestException) -> str:
+    """The server and what happened, out of the layers that urllib3 and requests put around it."""
+    request = error.request
+    server = str(urlsplit(request.url or "").netloc) if request is not None else ""
+    cause: object = error
+    while isinstance(cause, BaseException):
+        inner = getattr(cause, "reason", None) or next(
+            (arg for arg in cause.args if isinstance(arg, BaseException)), None
+        )
+        if inner is None:
+            break
+        cause = inner
+    text = cause.strerror if isinstance(cause, OSError) and cause.strerror else " ".join(str(cause).split())
+    text = text.rpartition("] ")[2]  # "[Errno 111] Connection refused"
+    return f"{server}: {text[:200]}" if server else text[:200]
 
 
 def _brief(error: BaseException) -> str:

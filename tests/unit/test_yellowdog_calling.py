@@ -13,7 +13,10 @@ from yellowdog_client.model.exceptions import BaseCustomException
 from raydog.errors import PlatformError, PlatformUnavailableError, StateError
 from raydog.yellowdog.calling import calling, unless_over
 from raydog.yellowdog.cluster import has_ended
+from raydog.yellowdog.credentials import Credentials
+from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.records import NodeRecord
+from tests.support.servers import free_port
 
 
 def refusal(status: int) -> requests.HTTPError:
@@ -79,3 +82,13 @@ def test_head_whose_status_is_not_known_lives() -> None:
     assert has_ended(NodeRecord("head", "task", "group", "FAILED"))
     assert has_ended(NodeRecord("head", "task", "group", "RESUBMITTED"))
     assert has_ended(NodeRecord("head", "task", "group", "EXECUTING", abort_requested=True))
+
+
+def test_a_server_that_is_not_there_is_named_with_what_happened_and_nothing_else() -> None:
+    port = free_port()
+    gateway = Gateway(Credentials(f"http://127.0.0.1:{port}", "id", "secret"), swift=True)
+    with pytest.raises(PlatformUnavailableError) as caught:
+        gateway.find_pools("ns", "demo")
+    assert f"127.0.0.1:{port}: Connection refused. Is YD_API_URL right" in str(caught.value)
+    assert "HTTPConnectionPool" not in str(caught.value)
+    gateway.close()
