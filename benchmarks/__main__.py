@@ -51,11 +51,11 @@ def _earlier(chosen: list[str]) -> list[dict[str, Any]]:
 
 def _print(row: dict[str, Any]) -> None:
     met = {True: "met", False: "MISSED", None: "-"}[row["met"]]
-    numbers = "".join(f"{_number(row[key]):>10}" for key in ("ours", "peer", "floor", "goal"))
+    numbers = "".join(f"{_number(row[key]):>8}" for key in ("ours", "peer", "floor", "goal"))
     if not getattr(_print, "headed", False):
-        print(f"{'':<38}{'unit':>6}{'ours':>10}{'peer':>10}{'floor':>10}{'goal':>10}")
+        print(f"{'':<36}{'unit':>5}{'ours':>8}{'peer':>8}{'floor':>8}{'goal':>8}")
         setattr(_print, "headed", True)  # noqa: B010
-    print(f"{row['name']:<38.38}{row['unit']:>6}{numbers}  {met}", flush=True)
+    print(f"{row['name']:<36.36}{row['unit']:>5}{numbers}  {met}", flush=True)
 
 
 def _number(value: float | None) -> str:

@@ -78,10 +78,10 @@ def _fleet() -> list[dict[str, Any]]:
             client.close()
             daemon.stop(state)
     return [
-        _row("1,000 nodes: from call to running tasks", "s", first, goal=5.0),
-        _row("9,000 more nodes: to running tasks", "s", rest, goal=None),
+        _row("1,000 nodes, call to running tasks", "s", first, goal=5.0),
+        _row("9,000 more nodes, likewise", "s", rest, goal=None),
         _row("page of 1,000 tasks", "ms", bare * 1000, goal=100.0),
-        _row("page of 1,000 tasks, through the SDK", "ms", page * 1000, goal=None, floor=bare * 1000),
+        _row("page of 1,000 tasks, with the SDK", "ms", page * 1000, goal=None, floor=bare * 1000),
         _row("memory at 10,000 nodes", "MB", memory, goal=500.0, floor=at_rest),
     ]
 
@@ -168,8 +168,8 @@ def _growth() -> list[dict[str, Any]]:
         pairs = [(event(few), event(many)) for _ in range(EVENTS)]  # in turn: both see the same load
         at_few, at_many = (statistics.median(times) for times in zip(*pairs, strict=True))
         rows += [
-            _row(f"{name}: at 10,000 nodes", "µs", at_many * 1e6, goal=None, floor=at_few * 1e6),
-            _row(f"{name}: growth from 100", "x", at_many / at_few, goal=1.5, floor=1.0),
+            _row(f"{name}, at 10,000", "µs", at_many * 1e6, goal=None, floor=at_few * 1e6),
+            _row(f"{name}, growth", "x", at_many / at_few, goal=1.5, floor=1.0),
         ]
     return rows
 

@@ -79,35 +79,35 @@ def _measure(
 
     return [
         _row(
-            "tags of 10,000 nodes: read, nothing changed",
+            "10,000 nodes' tags, none changed",
             ours=_milliseconds(head.read, 500),
             peer=peer_read,
             floor=_milliseconds(lambda: raw.get("floor:version"), 500),
             goal=0.2,
         ),
         _row(
-            "tags of 10,000 nodes: read, another process changed one",
+            "10,000 nodes' tags, one changed",
             ours=_milliseconds(client.read, 50, before=change_elsewhere),
             peer=peer_read,
             floor=_milliseconds(lambda: raw.hgetall(f"peer:{some}"), 500),
             goal=2.0,
         ),
         _row(
-            "tags of 10,000 nodes: first read of a new process",
+            "10,000 nodes' tags, first read",
             ours=_milliseconds(first_read, 5),
             peer=peer_read,
             floor=_milliseconds(lambda: _parse(raw.get("floor:all")), 5),
             goal=150.0,
         ),
         _row(
-            "tags of one node: write",
+            "one node's tags, write",
             ours=_milliseconds(change_elsewhere, 500),
             peer=_milliseconds(lambda: raw.hset(f"peer:{some}", mapping=tags[some]), 500),
             floor=_milliseconds(raw.ping, 500),
             goal=0.5,
         ),
         _row(
-            "tags of 1,000 ended nodes: remove",
+            "1,000 nodes' tags, remove",
             ours=_milliseconds(lambda: head.remove(ended), 5, before=set_again),
             peer=_milliseconds(lambda: _peer_remove(raw, ended), 5, before=peer_set_again),
             floor=_milliseconds(lambda: raw.hdel("floor:nodes", *ended), 5, before=peer_set_again),
