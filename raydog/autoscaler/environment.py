@@ -19,7 +19,8 @@ HEAD_DIGESTS = "RAYDOG_HEAD_DIGESTS"
 NODE_ID = "RAY_CLOUD_INSTANCE_ID"
 AUTOSCALER_V2 = "RAY_enable_autoscaler_v2"
 
-_LAUNCHES_AT_ONCE = 1000  # Ray's default is 10 a tick; the platform takes a thousand tasks in one call
+_LAUNCH_BATCH = 1000  # Ray's default is 5; the platform takes a thousand tasks in one call
+_LAUNCH_THREADS = 10  # Ray has as many as batches fit into what it may launch at once, by default 10 nodes a tick
 
 
 def head_environment(
@@ -36,8 +37,8 @@ def head_environment(
         HEAD_DIGESTS: json.dumps(digests, sort_keys=True),
         "RAYDOG_TAG_PORT": str(config.tag_server_port),
         "RAYDOG_BUILD_TIMEOUT": str(int(config.head_build_timeout.total_seconds())),
-        "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": str(_LAUNCHES_AT_ONCE),
-        "AUTOSCALER_MAX_LAUNCH_BATCH": str(_LAUNCHES_AT_ONCE),
+        "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": str(_LAUNCH_THREADS * _LAUNCH_BATCH),
+        "AUTOSCALER_MAX_LAUNCH_BATCH": str(_LAUNCH_BATCH),
         AUTOSCALER_V2: "1" if config.autoscaler_v2 else "0",
     }
     if config.node_launch_timeout is not None:

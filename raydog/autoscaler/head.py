@@ -97,7 +97,7 @@ class HeadLauncher:
         node = self._await_executing(node, pool)
         address = self._await_address(node, pool)
         session = self._log_in(address)
-        bring(session, self._config, self._credentials, self._remaining())
+        bring(session, self._config, self._credentials, node.name, self._remaining())
         self._progress.done(f"the head runs at {session_host(self._config, address)}")
         return Head(cluster, node, address, session)
 
@@ -112,7 +112,7 @@ class HeadLauncher:
             node = self._await_executing(node, pool)
         address = self._await_address(node, pool)
         session = self._log_in(address)
-        bring(session, self._config, self._credentials, self._remaining())
+        bring(session, self._config, self._credentials, node.name, self._remaining())
         return Head(cluster, node, address, session)
 
     def _pool_of(self, cluster: ClusterRecord, node_type: NodeType) -> PoolRecord:
@@ -281,7 +281,7 @@ def ssh_target(config: ClusterConfig, host: str) -> SshTarget:
     return SshTarget(host, auth.user, private_key=auth.private_key, proxy_command=auth.proxy_command)
 
 
-def bring(session: SshSession, config: ClusterConfig, credentials: Credentials, timeout: float) -> None:
+def bring(session: SshSession, config: ClusterConfig, credentials: Credentials, node_id: str, timeout: float) -> None:
     """Bring the head what it waits for, unless somebody has: credentials, RayDog itself, the user's files.
 
     Secrets go into files that only the task's user can read. Raises `ProvisioningError` if the task does not run as the
@@ -289,8 +289,9 @@ def bring(session: SshSession, config: ClusterConfig, credentials: Credentials, 
     """
     directory = scripts.REMOTE_DIR
     looked = session.run(
-        f"for i in $(seq {_TASK_APPEARS_SECONDS * 10}); do [ -e {directory}/task.log ] && break; sleep 0.1; done; "
-        f"cd {directory} 2>/dev/null && [ -e task.log ] || exit 3; "
+        f'came() {{ [ "$(cat {directory}/task 2>/dev/null)" = {shlex.quote(node_id)} ]; }}; '
+        f"for i in $(seq {_TASK_APPEARS_SECONDS * 10}); do came && break; sleep 0.1; done; "
+        f"came && cd {directory} || exit 3; "
         "[ -e exit_status ] && { tail -n 40 task.log; exit 4; }; [ -e ready ] && exit 5; exit 0",
         timeout=timeout,
     )

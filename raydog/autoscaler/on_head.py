@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -16,11 +15,7 @@ from typing import Any
 
 import ray
 from ray.autoscaler.node_launch_exception import NodeLaunchException
-from ray.autoscaler.tags import (
-    STATUS_SETTING_UP,
-    TAG_RAY_NODE_STATUS,
-    TAG_RAY_USER_NODE_TYPE,
-)
+from ray.autoscaler.tags import STATUS_SETTING_UP, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
 
 from raydog.autoscaler import scripts
 from raydog.autoscaler.config import ClusterConfig, NodeType
@@ -30,21 +25,22 @@ from raydog.autoscaler.environment import (
     LAUNCH_TAGS,
     NODE_ID,
     REQUIREMENT_ID,
-    launch_tags,
     worker_environment,
 )
 from raydog.autoscaler.failures import FailureLog
-from raydog.autoscaler.pools import WorkerPools
+from raydog.autoscaler.head_files import BOOTSTRAP_CONFIG, node_type_in_yaml, with_credentials
+from raydog.autoscaler.pools import WorkerPools, variant
 from raydog.autoscaler.redis_tags import connect_redis
-from raydog.autoscaler.side import Tags, ray_tags
+from raydog.autoscaler.side import Tags
 from raydog.autoscaler.tags import TagStore
 from raydog.autoscaler.terminator import Terminator
+from raydog.autoscaler.upkeep import Upkeep, category_of
 from raydog.errors import PlatformUnavailableError, ProvisioningError, ProvisioningTimeoutError, RayDogError, StateError
 from raydog.yellowdog import cluster as clusters
 from raydog.yellowdog import naming, ownership
 from raydog.yellowdog.credentials import load_credentials
 from raydog.yellowdog.gateway import Gateway
-from raydog.yellowdog.records import ClusterRecord, NodeAddress, NodeRecord, NodeRequest, NodeState
+from raydog.yellowdog.records import ClusterRecord, NodeAddress, NodeRecord, NodeRequest
 from raydog.yellowdog.view import ClusterView
 
 logger = logging.getLogger(__name__)
@@ -75,7 +71,6 @@ class HeadSide:
         self._pace = PACE
         self._environ = dict(os.environ)
         self._directory = Path.home() / scripts.REMOTE_DIR
-        self._failures = FailureLog(self._directory / "failures.json")
         self._lock = threading.Lock()
         self._groups_lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -88,14 +83,21 @@ class HeadSide:
         self._remembered_from: object = None
         self._remembered: Mapping[str, NodeRecord] = {}
         self._head_name = self._environ.get(NODE_ID, "")
-        self._waiting_since: dict[str, float] = {}
-        self._timed_out: dict[str, str] = {}
-        self._pool_thread: threading.Thread | None = None
         self._gateway: Gateway | None = None
         self._swift: Gateway | None = None
         self._pools: WorkerPools | None = None
         self._terminator = Terminator(lambda: self._swift, self._known_nodes)
         self._tags = TagStore(self._connect_tags, f"raydog:{self._requirement_name()}")
+        self._upkeep = Upkeep(
+            config,
+            FailureLog(self._directory / "failures.json"),
+            self._tags,
+            self.terminate,
+            head_name=self._head_name,
+            # Under v2 Ray itself ends such a node, and goes on to another type only if it sees it waiting.
+            gives_up=self._environ.get(AUTOSCALER_V2, "1") == "0",
+            waiting_limit=self._pace.waiting,
+        )
 
     def _requirement_name(self) -> str:
         return naming.requirement_name(self._config.cluster_name, self._environ.get(CLUSTER_ID, ""))
@@ -166,7 +168,7 @@ class HeadSide:
         pause, last_full = self._pace.changes, float("-inf")
         while not self._stop.is_set():
             try:
-                view = self._open()
+                view, pools = self._open()
                 if time.monotonic() - last_full >= self._pace.full_sweep:
                     view.sweep()
                     last_full = time.monotonic()
@@ -174,7 +176,7 @@ class HeadSide:
                     view.sweep_changes()
                 self._ready.set()
                 self._looked.set()
-                self._look_after(view)
+                self._upkeep.look_after(view, pools, self.nodes())
                 pause = self._pace.changes
             except RayDogError as error:
                 logger.warning("serving what was known before: %s", error)
@@ -186,76 +188,20 @@ class HeadSide:
             self._looked.set()
             self._stop.wait(pause)
 
-    def _open(self) -> ClusterView:
-        """The view, made when the platform can first be asked."""
-        if self._view is None:
-            credentials = load_credentials(self._environ)
-            if self._swift is None:
+    def _open(self) -> tuple[ClusterView, WorkerPools]:
+        """The view and the pools, made when the platform can first be asked."""
+        if self._view is None or self._pools is None:
+            credentials = load_credentials(with_credentials(self._environ, self._directory / "credentials.env"))
+            if self._gateway is None or self._swift is None:
                 self._gateway, self._swift = Gateway(credentials), Gateway(credentials, swift=True)
             requirement_id, cluster_id = self._environ.get(REQUIREMENT_ID), self._environ.get(CLUSTER_ID)
             if not requirement_id or not cluster_id:
                 raise StateError(f"{REQUIREMENT_ID} and {CLUSTER_ID} are not set: this is no head that RayDog has made")
             view = ClusterView(self._swift, self._swift.get_cluster(requirement_id, cluster_id))
-            self._pools = WorkerPools(self._gateway or Gateway(credentials), self._config)
+            yaml = Path.home() / BOOTSTRAP_CONFIG
+            self._pools = WorkerPools(self._gateway, self._config, lambda name: node_type_in_yaml(yaml, name))
             self._view = view
-        return self._view
-
-    def _look_after(self, view: ClusterView) -> None:
-        """What needs attention now and then: reasons of lost nodes, tags of ended ones, tasks whose pool has gone."""
-        ended = view.take_endings()
-        for node in ended:
-            if node.status == "FAILED":
-                text = f"{node.name}: {node.reason or 'no reason given'}"
-                self._note_failure(node_type_of(node), "NodeFailed", text, node.finished)
-        if ended:
-            self._tags.remove([node.name for node in ended])
-        if self._tags.data_lost:
-            updaters = self._config.node_updaters
-            self._tags.rebuild(
-                {n.name: ray_tags(n, {}, is_head=self.is_head(n), updaters=updaters) for n in view.nodes().values()}
-            )
-        now = time.monotonic()
-        waiting = {n.name: n for n in self.nodes().values() if n.state is NodeState.PENDING}
-        self._waiting_since = {name: self._waiting_since.get(name, now) for name in waiting}
-        overdue = [n for name, n in waiting.items() if now - self._waiting_since[name] > self._pace.waiting]
-        if overdue:
-            self._see_to_pools(view.cluster, Counter(map(node_type_of, overdue)))
-        timeout = self._config.node_launch_timeout
-        # Under v2 Ray itself ends such a node, and goes on to another type only if it sees it waiting.
-        if timeout is not None and self._environ.get(AUTOSCALER_V2, "1") == "0":
-            self._give_up([n for n in waiting.values() if now - self._waiting_since[n.name] > timeout.total_seconds()])
-
-    def _give_up(self, nodes: Sequence[NodeRecord]) -> None:
-        """End nodes that have waited too long for a machine; the next launch of their type says why it fails."""
-        for node in nodes:
-            message = (
-                f"{node.name} got no machine within {self._config.node_launch_timeout} (node_launch_timeout_minutes)"
-            )
-            self._note_failure(node_type_of(node), "AllocationTimeout", message)
-            self._timed_out[node_type_of(node)] = message
-        self.terminate([node.name for node in nodes])
-
-    def _see_to_pools(self, cluster: ClusterRecord, waiting: Mapping[str, int]) -> None:
-        """Make pools that have gone again, beside the sweeps: it may take a while."""
-        pools = self._pools
-        if pools is None or (self._pool_thread is not None and self._pool_thread.is_alive()):
-            return
-
-        def ensure() -> None:
-            for node_type, count in waiting.items():
-                try:
-                    pools.ensure_for_waiting(cluster, {node_type: count})
-                except RayDogError as error:
-                    self._note_failure(node_type, category_of(error), str(error))
-
-        self._pool_thread = threading.Thread(target=ensure, name="raydog-pools", daemon=True)
-        self._pool_thread.start()
-
-    def _note_failure(self, node_type: str, category: str, message: str, when: datetime | None = None) -> None:
-        try:
-            self._failures.add(node_type, category, message, when)
-        except StateError as error:
-            logger.warning("%s; the failure was: %s: %s", error, category, message)
+        return self._view, self._pools
 
     # Changing
 
@@ -273,14 +219,14 @@ class HeadSide:
         """Called in Ray's launch threads, so it may take its time. Raises `NodeLaunchException` with the reason."""
         node_type = tags.get(TAG_RAY_USER_NODE_TYPE, "")
         try:
-            timed_out = self._timed_out.pop(node_type, None)
+            timed_out = self._upkeep.take_timed_out(node_type)
             if timed_out is not None:
                 raise ProvisioningTimeoutError(timed_out, "AllocationTimeout")
             self.refresh()
             self._create(node_config, tags, count, resources, labels)
         except RayDogError as error:
             category = category_of(error)
-            self._note_failure(node_type, category, str(error))
+            self._upkeep.note_failure(node_type, category, str(error))
             raise NodeLaunchException(category, str(error), None) from error
 
     def _create(
@@ -298,7 +244,7 @@ class HeadSide:
         cluster = view.cluster
         seconds = self._remaining_lifetime(cluster)
         head_ip = self._head_ip(view)
-        group_id = self._group_id(view, gateway, node_type.name, seconds)
+        group_id = self._group_id(view, gateway, variant(self._config, node_type), seconds)
         launched = dict(tags)
         if not self._config.node_updaters:
             launched[TAG_RAY_NODE_STATUS] = STATUS_SETTING_UP
@@ -347,12 +293,12 @@ class HeadSide:
         address = view.address(self._head_name)
         return address.private_ip if address is not None else str(ray.util.get_node_ip_address())
 
-    def _group_id(self, view: ClusterView, gateway: Gateway, node_type: str, seconds: float) -> str:
-        name = ownership.group_name(node_type)
+    def _group_id(self, view: ClusterView, gateway: Gateway, called: str, seconds: float) -> str:
+        name = ownership.group_name(called)
         with self._groups_lock:
             group = view.cluster.group(name)
             if group is None:
-                request = clusters.worker_group(view.cluster.cluster_id, node_type, seconds)
+                request = clusters.worker_group(view.cluster.cluster_id, called, seconds)
                 group = view.replace_cluster(gateway.add_group(view.cluster, request)).group(name)
             if group is None:
                 raise ProvisioningError(f"the platform did not keep task group {name}", "NoTaskGroup")
@@ -373,10 +319,10 @@ class HeadSide:
 
     def close(self) -> None:
         self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._upkeep.close()
         self._terminator.close()
-        for thread in (self._thread, self._pool_thread):
-            if thread is not None:
-                thread.join()
         for gateway in (self._gateway, self._swift):
             if gateway is not None:
                 gateway.close()
@@ -386,14 +332,3 @@ class HeadSide:
 def remembered_node(name: str, tags: Tags) -> NodeRecord:
     """A node of which only the tags are known: not running as far as anybody can tell."""
     return NodeRecord(name, "", "", "PENDING", environment={LAUNCH_TAGS: json.dumps(dict(tags))})
-
-
-def node_type_of(node: NodeRecord) -> str:
-    """The node type that a node was launched as; empty if nobody has noted it."""
-    return launch_tags(node).get(TAG_RAY_USER_NODE_TYPE, "")
-
-
-def category_of(error: RayDogError) -> str:
-    """An error as a category for Ray, under 20 characters long."""
-    category = error.category if isinstance(error, ProvisioningError) else type(error).__name__.removesuffix("Error")
-    return category[:19]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,6 +16,7 @@ from raydog.autoscaler.config import ClusterConfig
 from raydog.autoscaler.environment import ROLE, digests
 from raydog.autoscaler.no_commands import NoCommands
 from raydog.autoscaler.side import Side, ray_tags
+from raydog.errors import StateError
 from raydog.yellowdog.records import NodeRecord, NodeState
 
 _HEAD_DIGESTS = "_head_digests"
@@ -44,6 +46,11 @@ class RayDogNodeProvider(NodeProvider):  # type: ignore[misc]
             from raydog.autoscaler.on_head import HeadSide  # noqa: PLC0415 - a client needs none of it
 
             return HeadSide(self._config)
+        if any(argument.startswith("--autoscaling-config") for argument in sys.argv):
+            raise StateError(
+                f"Ray's autoscaler runs here without {ROLE} in its environment: a head script that starts Ray in a "
+                "container must pass it all variables that begin with RAY, YD_ or AUTOSCALER_ (docs/autoscaler.md)"
+            )
         from raydog.autoscaler.client import ClientSide  # noqa: PLC0415 - the head has no SSH client installed
 
         return ClientSide(self._config, self.provider_config.get(_HEAD_DIGESTS) or {})

@@ -6,6 +6,9 @@ Everything of ours on a node lives in ``$HOME/.raydog`` of the user that runs ta
     exit_status       of a script that has ended        credentials.env  the platform's, brought over SSH
     go                says: start Ray now               ready            says: everything has been brought
     site/             RayDog itself, the client's       start.sh         see `HEAD_START_COMMANDS`
+    task              whose all this is: a node's id    failures.json    see `FailureLog`
+
+A task that finds another's id in ``task``, or none, begins with an empty folder.
 """
 
 from __future__ import annotations

@@ -78,6 +78,8 @@ class HeadRoom:
         self.home = home
         self.name = ClusterName(NAMESPACE, name)
         self.templates = dict(templates or {"worker": "local/worker"})
+        self.node_configs: dict[str, dict[str, Any]] = {}
+        """What a type's ``node_config`` says beside its template, or instead of it."""
         self._monkeypatch = monkeypatch
         self.gateway = Gateway(Credentials(emulator.url, emulator.key_id, emulator.key_secret))
         self.cluster = clusters.add_cluster(self.gateway, self.name, None, "head", lifetime)
@@ -153,7 +155,7 @@ class HeadRoom:
         return NodeProviderAdapter(provider, _Reader(config), batch, launches)
 
     def node_config(self, node_type: str = "worker") -> dict[str, Any]:
-        return {"compute_requirement_template": self.templates[node_type]}
+        return {"compute_requirement_template": self.templates[node_type], **self.node_configs.get(node_type, {})}
 
     def launch(self, provider: RayDogNodeProvider, count: int = 1, node_type: str = "worker", **tags: str) -> list[str]:
         """Launch as v1 does; the names of the nodes that are new afterwards."""

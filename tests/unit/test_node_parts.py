@@ -89,6 +89,13 @@ def test_head_gets_the_launch_timeout_as_rays_own_setting() -> None:
     assert name not in head_environment(CONFIG, CLUSTER, "head-1", "head", {}, {})
 
 
+def test_head_launches_many_batches_at_once() -> None:
+    environment = head_environment(CONFIG, CLUSTER, "head-1", "head", {}, {})
+    batch, at_once = (int(environment[f"AUTOSCALER_MAX_{what}"]) for what in ("LAUNCH_BATCH", "CONCURRENT_LAUNCHES"))
+    # Ray has as many launch threads as batches fit (`BaseNodeLauncher`'s pool, `NodeProviderAdapter`'s executor)
+    assert at_once // batch >= 10
+
+
 @pytest.mark.parametrize("v2", [True, False])
 def test_head_runs_the_autoscaler_that_the_client_chose(v2: bool) -> None:
     environment = head_environment(replace(CONFIG, autoscaler_v2=v2), CLUSTER, "head-1", "head", {}, {})

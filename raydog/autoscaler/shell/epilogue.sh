@@ -11,5 +11,4 @@ if [ -n "$ending" ]; then # the first wait was cut short by the signal; now let 
     done
 fi
 kill -KILL -- "-$child" 2>/dev/null # what the script left behind, in its own group
-for helper in ${tags:-} ${watcher:-}; do kill -TERM "$helper" 2>/dev/null; done
 finish "$status"

@@ -5,5 +5,6 @@ fi
 # The wait runs as a child, so that an abort is heard meanwhile.
 await_credentials & child=$!
 wait "$child" || finish $?
-. "$RAYDOG_DIR/credentials.env"
+# The autoscaler reads that file itself. Ray's other processes, and people's jobs, need no key; an own script may.
+if [ "$RAYDOG_SCRIPT" = own ]; then . "$RAYDOG_DIR/credentials.env"; fi
 . "$RAYDOG_DIR/profile"

@@ -24,11 +24,10 @@ save ""
 daemonize no
 logfile $RAYDOG_DIR/redis.log
 CONF
+    trap 'kill "$!" 2>/dev/null; exit 0' TERM
     while true; do
         "$server" "$RAYDOG_DIR/redis.conf" &
-        redis=$!
-        trap 'kill "$redis" 2>/dev/null; exit 0' TERM
-        wait "$redis"
+        wait "$!"
         # An append-only file that cannot be read any more must not keep tags from being served; they are rebuilt.
         if tail -n 5 "$RAYDOG_DIR/redis.log" 2>/dev/null | grep -q 'Bad file format'; then
             mv "$data" "$data.unreadable.$(date +%s)" && mkdir -p "$data"
@@ -47,5 +46,4 @@ await_credentials() {
         waited=$((waited + 1))
         sleep 0.2
     done
-    . "$RAYDOG_DIR/credentials.env"
 }

@@ -5,9 +5,14 @@
 umask 077
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 export RAYDOG_DIR="$HOME/.raydog"
+# What another task has left, on this machine or in the image made of it, must neither steer this one nor pass for it.
+if [ "$(cat "$RAYDOG_DIR/task" 2>/dev/null)" != "${RAY_CLOUD_INSTANCE_ID:-}" ]; then
+    rm -rf "$RAYDOG_DIR"
+fi
 mkdir -p "$RAYDOG_DIR"
-rm -f "$RAYDOG_DIR/exit_status" # of an earlier task on the same machine
+rm -f "$RAYDOG_DIR/exit_status" # of an earlier run of this task
 exec > >(tee "$RAYDOG_DIR/task.log") 2>&1
+echo "${RAY_CLOUD_INSTANCE_ID:-}" > "$RAYDOG_DIR/task" # from here on, what lies here is this task's
 
 say() { echo "raydog $(date -u +%H:%M:%S) $*"; }
 
@@ -38,5 +43,6 @@ finish() { # $1: exit status of the script
         sleep "${RAYDOG_HOLD_SECONDS:-60}" & child=$!
         wait "$child"
     fi
+    for helper in ${tags:-} ${watcher:-}; do kill -TERM "$helper" 2>/dev/null; done
     exit "$1"
 }
