@@ -14,7 +14,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-SUITES = ("tags", "ray_up", "emulator")
+SUITES = ("tags", "builder", "ray_up", "emulator")
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 
 

@@ -28,8 +28,17 @@ import click
 class RayDogError(click.ClickException):
     """Base of all. Under a click command it prints as ``Error: <message>`` and exits with 1."""
 
+    _more = ""
+
+    def also(self, text: str) -> None:
+        """Say something behind the message, such as what could not be cleaned up after this error."""
+        self._more += f"\n{text}"
+
+    def format_message(self) -> str:
+        return f"{self.message}{self._more}"
+
     def __str__(self) -> str:
-        return str(self.message)
+        return self.format_message()
 
 
 class ConfigError(RayDogError, ValueError):

@@ -41,3 +41,9 @@ class Progress:
             self._stream.write("\r\x1b[K")
             self._stream.flush()
             self._open = False
+
+
+def bar(done: int, total: int, width: int = 20) -> str:
+    """How much is done, drawn: ``[#####---------------]``."""
+    filled = width if total <= 0 else min(width * max(done, 0) // total, width)
+    return f"[{'#' * filled}{'-' * (width - filled)}]"

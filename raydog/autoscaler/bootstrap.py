@@ -187,6 +187,11 @@ def _resolve_provider(result: dict[str, Any], parsed: ClusterConfig) -> None:
         provider.pop(key, None)
         if script is not None:
             provider[key] = script
+    if parsed.observability is not None:
+        resolved = {"userdata": parsed.observability.user_data, "start_script": parsed.observability_script}
+        for key in (*resolved, "extra_userdata"):
+            provider["observability"].pop(key, None)
+        provider["observability"].update(_without_empty_keys(resolved))
     provider["files_to_upload"] = [
         {"source": upload.source, "destination": upload.destination} for upload in parsed.files_to_upload
     ]

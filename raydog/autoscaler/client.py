@@ -17,11 +17,12 @@ from ray.autoscaler.tags import STATUS_UP_TO_DATE, TAG_RAY_NODE_STATUS, TAG_RAY_
 from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.environment import changed_parts
 from raydog.autoscaler.files import base_dirs
-from raydog.autoscaler.interrupts import InterruptGuard
 from raydog.autoscaler.side import Tags
 from raydog.errors import ConfigError, RayDogError, StateError
+from raydog.interrupts import InterruptGuard
 from raydog.progress import Progress
 from raydog.yellowdog import cluster as clusters
+from raydog.yellowdog import teardown
 from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.credentials import Credentials, load_credentials
 from raydog.yellowdog.gateway import Gateway
@@ -171,8 +172,8 @@ class ClientSide:
 
     def _end_what_was_made(self) -> Sequence[str]:
         gateway = Gateway(self._credentials)  # of its own: a signal may have come in the middle of a call of the other
-        pools = clusters.request_teardown(gateway, self._name, cluster_id=self._made)
-        going = clusters.await_teardown(gateway, self._name, pools, _TEARDOWN_SECONDS, cluster_id=self._made)
+        pools = teardown.request_teardown(gateway, self._name, cluster_id=self._made)
+        going = teardown.await_teardown(gateway, self._name, pools, _TEARDOWN_SECONDS, cluster_id=self._made)
         gateway.close()
         return going
 
@@ -202,7 +203,7 @@ class ClientSide:
             self._close_session()
             progress = Progress()
             try:
-                clusters.request_teardown(self._gateway, self._name, report=progress.update)
+                teardown.request_teardown(self._gateway, self._name, report=progress.update)
             finally:
                 progress.close()
             # Ray asks until nothing is left. A task that does not heed its abort must not keep it here: `clean_up`
@@ -216,8 +217,8 @@ class ClientSide:
         """End what is left of the cluster and wait until it is gone; print what is not and exit with 1."""
         progress = Progress()
         try:
-            pools = clusters.request_teardown(self._gateway, self._name, report=progress.update)
-            going = clusters.await_teardown(self._gateway, self._name, pools, _TEARDOWN_SECONDS, report=progress.update)
+            pools = teardown.request_teardown(self._gateway, self._name, report=progress.update)
+            going = teardown.await_teardown(self._gateway, self._name, pools, _TEARDOWN_SECONDS, report=progress.update)
         except RayDogError as error:
             error.show()
             raise SystemExit(1) from error

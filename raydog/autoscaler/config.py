@@ -14,12 +14,12 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from itertools import islice
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Literal, cast
 
 from raydog.autoscaler import files
 from raydog.autoscaler.fields import Findings, Section
+from raydog.autoscaler.uploads import FileUpload, read_uploads
 from raydog.autoscaler.userdata import combine
 from raydog.yellowdog import naming
 
@@ -37,6 +37,7 @@ PROVIDER_PROPERTIES = (
     "credentials",
     "node_launch_timeout_minutes",
     "authorize_ssh_key",
+    "observability",
 )
 """RayDog's own keys of the ``provider`` section."""
 
@@ -50,6 +51,17 @@ NODE_PROPERTIES = (
     "capture_taskoutput",
 )
 """RayDog's keys of a ``node_config`` section; there are no others."""
+
+OBSERVABILITY_PROPERTIES = (
+    "compute_requirement_template",
+    "images_id",
+    "userdata",
+    "extra_userdata",
+    "instance_tags",
+    "metrics_enabled",
+    "start_script",
+)
+"""Keys of ``provider.observability``."""
 
 RENAMED = {
     "ray_head_node_task_script": "head_start_ray_script",
@@ -70,15 +82,6 @@ SCRIPT_PROPERTIES = (
 _HOURS = (0.01, 10 * 366 * 24.0)
 _MINUTES = (0.01, 7 * 24 * 60.0)
 _MAX_TAG_LENGTH = 200
-_MAX_FILES_OF_A_FOLDER = 1000
-
-
-@dataclass(frozen=True)
-class FileUpload:
-    """A file to put on the head: ``source`` on this machine, ``destination`` relative to the home folder there."""
-
-    source: str
-    destination: str
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,10 @@ class ClusterConfig:
     authorize_ssh_key: bool = True
     """Whether to add the key of ``auth`` to user data. Only a YAML that says true itself has user data made for it."""
     auth: SshAuth | None = None
+    observability: NodeType | None = None
+    """The machine for Prometheus and Grafana; None for a cluster without one. It is no node of Ray's."""
+    observability_script: str | None = None
+    """The observability node's task script; None is RayDog's own."""
     use_internal_ips: bool = False
     use_external_head_ip: bool = False
     """Ray's own exception to ``use_internal_ips``: the head alone is reached at its public address."""
@@ -210,6 +217,9 @@ def read_provider(
     worker_script = _script(section, section.renamed("ray_worker_node_task_script", "worker_start_ray_script"), folders)
     launch_timeout = section.number("node_launch_timeout_minutes", None, within=_MINUTES, unit="minutes")
     v2 = section.raw("_autoscaler_v2")
+    complete = section.raw("_bootstrapped") is True
+    # Who only looks at a cluster need not know what its machines were made of.
+    observability = None if folders is None and not complete else _observability(section, folders)
     return ClusterConfig(
         cluster_name=cluster_name,
         namespace=section.required_text(
@@ -224,11 +234,13 @@ def read_provider(
         tag_server_port=section.port("head_node_tag_server_port", 16667),
         head_script=head_script,
         worker_script=worker_script,
-        files_to_upload=_uploads(section, folders),
+        files_to_upload=read_uploads(section, folders),
         credentials=cast(Credentials, section.choice("credentials", ("ssh", "task_environment"))),
         node_launch_timeout=None if launch_timeout is None else timedelta(minutes=launch_timeout),
         authorize_ssh_key=section.boolean("authorize_ssh_key", default=True),
         auth=auth or _own_auth(section),
+        observability=observability[0] if observability else None,
+        observability_script=observability[1] if observability else None,
         use_internal_ips=section.boolean("use_internal_ips", default=False),
         use_external_head_ip=section.boolean("use_external_head_ip", default=False),
         node_updaters=not section.boolean("disable_node_updaters", default=False),
@@ -236,7 +248,7 @@ def read_provider(
         head_type=section.text("_head_node_type"),
         head_resources=section.mapping("_head_resources") or {},
         head_labels=section.mapping("_head_labels") or {},
-        complete=section.raw("_bootstrapped") is True,
+        complete=complete,
         base_dirs=tuple(section.raw("_base_dirs") or ()),
         config_cache_path=section.text("_config_cache_path"),
     )
@@ -283,6 +295,16 @@ def read_node_type(  # a node type's parts
     )
 
 
+def _observability(section: Section, folders: Sequence[Path] | None) -> tuple[NodeType, str | None] | None:
+    """The observability node's machine and script, if the cluster is to have such a node."""
+    if section.raw("observability") is None:
+        return None
+    node = section.section("observability")
+    node.refuse_unknown(OBSERVABILITY_PROPERTIES, {"user_data": "did you mean 'userdata'?"})
+    node_type = read_node_type(naming.OBSERVABILITY_TYPE, node, folders, resources={}, labels={})
+    return node_type, _script(node, "start_script", folders)
+
+
 def _tag(section: Section) -> str | None:
     if section.raw("cluster_tag") == "":
         return None
@@ -317,58 +339,6 @@ def _script(section: Section, key: str, folders: Sequence[Path] | None, *, must_
     if not content.strip():
         section.fault(key, f"the file '{files.referenced_path(text)}' is empty", in_file=True)
     return content
-
-
-def _uploads(section: Section, folders: Sequence[Path] | None) -> tuple[FileUpload, ...]:
-    value = section.raw("files_to_upload")
-    if value is None:
-        return ()
-    if not isinstance(value, list):
-        section.fault("files_to_upload", "must be a list of paths")
-        return ()
-    uploads = []
-    for index, item in enumerate(value):
-        key = f"files_to_upload[{index}]"
-        if isinstance(item, str) and item.strip():
-            upload = FileUpload(item, files.upload_destination(item))
-        elif _is_upload(item):
-            upload = FileUpload(item["source"], item["destination"])
-        else:
-            section.fault(key, "must be a path, or a mapping with 'source' and 'destination'")
-            continue
-        if upload.destination in {"", "."}:
-            section.fault(key, f"'{upload.source}' has no name to be called on the head")
-        elif folders is None:
-            uploads.append(upload)
-        else:
-            uploads += _found_uploads(section, key, upload, folders)
-    return tuple(uploads)
-
-
-def _found_uploads(section: Section, key: str, upload: FileUpload, folders: Sequence[Path]) -> list[FileUpload]:
-    """The file that an upload names, or all those of a folder, each by its absolute path."""
-    found = files.find(upload.source, folders)
-    if isinstance(found, files.Missing):
-        section.fault(key, found.reason, in_file=True)
-        return []
-    if not found.is_dir():
-        if not os.access(found, os.R_OK):
-            section.fault(key, f"'{found}' cannot be read", in_file=True)
-        return [FileUpload(str(found), upload.destination)]
-    inside = list(islice((path for path in found.rglob("*") if path.is_file()), _MAX_FILES_OF_A_FOLDER + 1))
-    if len(inside) > _MAX_FILES_OF_A_FOLDER:
-        section.fault(key, f"'{found}' holds more than {_MAX_FILES_OF_A_FOLDER} files; use file_mounts for it")
-        return []
-    return [
-        FileUpload(str(path), (PurePosixPath(upload.destination) / path.relative_to(found)).as_posix())
-        for path in sorted(inside)
-    ]
-
-
-def _is_upload(item: Any) -> bool:
-    return isinstance(item, Mapping) and all(
-        isinstance(item.get(key), str) and item[key].strip() for key in ("source", "destination")
-    )
 
 
 def _own_auth(section: Section) -> SshAuth | None:

@@ -17,7 +17,11 @@ CLUSTER_ID = "RAYDOG_CLUSTER_ID"
 LAUNCH_TAGS = "RAYDOG_LAUNCH_TAGS"
 HEAD_DIGESTS = "RAYDOG_HEAD_DIGESTS"
 NODE_ID = "RAY_CLOUD_INSTANCE_ID"
+OBSERVABILITY_HOST = "OBSERVABILITY_HOST"
+"""Where Prometheus and Grafana run, in the environment of the head's and the workers' scripts."""
 AUTOSCALER_V2 = "RAY_enable_autoscaler_v2"
+
+_HEAD_SILENCE_SECONDS = 60  # as for workers, which have 30, and a process of the head's that may be busy
 
 _LAUNCH_BATCH = 1000  # Ray's default is 5; the platform takes a thousand tasks in one call
 _LAUNCH_THREADS = 10  # Ray has as many as batches fit into what it may launch at once, by default 10 nodes a tick
@@ -58,6 +62,7 @@ def worker_environment(
     head_ip: str,
     resources: Mapping[str, float],
     labels: Mapping[str, str],
+    observability_host: str | None = None,
 ) -> dict[str, str]:
     """A worker's."""
     environment = {
@@ -67,7 +72,21 @@ def worker_environment(
     }
     if config.node_updaters:
         environment["RAYDOG_AWAIT_GO"] = "1"
+    if observability_host:
+        environment[OBSERVABILITY_HOST] = observability_host
     return environment
+
+
+def observability_environment(config: ClusterConfig, cluster: ClusterRecord) -> dict[str, str]:
+    """The observability node's. It is no node of Ray's; like a worker it ends when the head has gone."""
+    first_contact = int(config.head_build_timeout.total_seconds()) + _HEAD_SILENCE_SECONDS
+    return {
+        ROLE: "observability",
+        REQUIREMENT_ID: cluster.requirement_id,
+        CLUSTER_ID: cluster.cluster_id,
+        "RAYDOG_HEAD_SILENCE_SECONDS": str(_HEAD_SILENCE_SECONDS),
+        "RAYDOG_HEAD_FIRST_CONTACT_SECONDS": str(first_contact),
+    }
 
 
 def _common(

@@ -8,35 +8,36 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from raydog.autoscaler import carry, scripts
 from raydog.autoscaler.config import ClusterConfig, NodeType, SshAuth
-from raydog.autoscaler.environment import head_environment
-from raydog.autoscaler.provisioning import add_head_pool
+from raydog.autoscaler.environment import OBSERVABILITY_HOST, head_environment, observability_environment
+from raydog.autoscaler.provisioning import add_single_pool
 from raydog.errors import (
     ConfigError,
     MissingFileError,
-    NotFoundError,
     PlatformError,
-    PlatformUnavailableError,
     ProvisioningError,
-    ProvisioningTimeoutError,
     StateError,
 )
+from raydog.observability import node_script
 from raydog.progress import Progress
 from raydog.ssh import RemoteFile, SshSession, SshTarget, wait_for_login
-from raydog.waiting import Pending, Ready, WaitTimeout, wait_until
+from raydog.waiting import Pending, Ready
 from raydog.yellowdog import cluster as clusters
-from raydog.yellowdog import naming
+from raydog.yellowdog import launching, naming, teardown
 from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.credentials import Credentials
 from raydog.yellowdog.gateway import Gateway
+from raydog.yellowdog.launching import Patience
 from raydog.yellowdog.records import (
     ClusterRecord,
+    GroupRequest,
     NodeAddress,
     NodeRecord,
     NodeRequest,
@@ -76,7 +77,13 @@ class HeadLauncher:
         self._name = ClusterName(config.namespace, config.cluster_name)
         self._progress = progress
         self._made = made
-        self._deadline = time.monotonic() + config.head_build_timeout.total_seconds()
+        self._beside: NodeRecord | None = None  # the observability node, and its pool
+        self._pool_beside: PoolRecord | None = None
+        seconds = config.head_build_timeout.total_seconds()
+        self._deadline = time.monotonic() + seconds
+        self._patience = Patience(
+            self._remaining, f"{seconds / 60:g} minutes", f"raise {_BUILD_PROPERTY}", progress.update
+        )
 
     def launch(self, node_type: NodeType, tags: Mapping[str, str], digests: Mapping[str, str]) -> Head:
         """Make the cluster and its head; return when the head has all that it needs to start Ray.
@@ -89,15 +96,22 @@ class HeadLauncher:
         cluster_id = naming.new_cluster_id()
         self._made(cluster_id)
         cluster = clusters.add_cluster(
-            self._gateway, self._name, self._config.tag, node_type.name, self._config.lifetime, cluster_id
+            self._gateway,
+            self._name,
+            self._config.tag,
+            node_type.name,
+            self._config.lifetime,
+            cluster_id,
+            self._groups_beside(cluster_id),
         )
         self._yield_to_older(cluster)
+        self._submit_observability(cluster)
         node = self._submit(cluster, node_type, tags, digests)
-        pool = add_head_pool(self._gateway, self._config, cluster, node_type)
+        pool = self._add_pools(cluster, node_type)
         node = self._await_executing(node, pool)
         address = self._await_address(node, pool)
         session = self._log_in(address)
-        bring(session, self._config, self._credentials, node.name, self._remaining())
+        self._bring(session, cluster, node)
         self._progress.done(f"the head runs at {session_host(self._config, address)}")
         return Head(cluster, node, address, session)
 
@@ -112,11 +126,69 @@ class HeadLauncher:
             node = self._await_executing(node, pool)
         address = self._await_address(node, pool)
         session = self._log_in(address)
-        bring(session, self._config, self._credentials, node.name, self._remaining())
+        self._bring(session, cluster, node)
         return Head(cluster, node, address, session)
 
+    def _bring(self, session: SshSession, cluster: ClusterRecord, node: NodeRecord) -> None:
+        def also() -> list[RemoteFile]:
+            return self._where_observability_is(cluster)
+
+        bring(session, self._config, self._credentials, node.name, self._remaining(), also)
+
+    def _groups_beside(self, cluster_id: str) -> list[GroupRequest]:
+        """The observability node's task group, if there is to be such a node. The cluster outlives it if it fails."""
+        if self._config.observability is None:
+            return []
+        tag = self._name.worker_tag(cluster_id, clusters.OBSERVABILITY_GROUP)
+        seconds = self._config.lifetime.total_seconds()
+        return [GroupRequest(clusters.OBSERVABILITY_GROUP, tag, tag, seconds, finish_if_all_tasks_finished=True)]
+
+    def _submit_observability(self, cluster: ClusterRecord) -> None:
+        """Comes before the head's task, so that a cluster with a head lacks nothing but perhaps pools."""
+        group = cluster.group(clusters.OBSERVABILITY_GROUP)
+        if group is None:
+            return
+        config = self._config
+        request = NodeRequest(
+            name=naming.node_name(config.cluster_name, cluster.cluster_id, group.name, naming.new_suffix()),
+            script=config.observability_script or node_script(),
+            environment=observability_environment(config, cluster),
+            timeout_seconds=config.lifetime.total_seconds(),
+            tag=config.tag,
+        )
+        self._beside = self._gateway.add_nodes(group.group_id, [request])[0]
+
+    def _add_pools(self, cluster: ClusterRecord, node_type: NodeType) -> PoolRecord:
+        """Make the head's pool, which is returned, and at the same time the observability node's.
+
+        Both calls are over when this is left, in whatever way.
+        """
+        beside = self._config.observability
+        with ThreadPoolExecutor(1, thread_name_prefix="raydog-pool") as executor:
+            other = beside and executor.submit(add_single_pool, self._gateway, self._config, cluster, beside)
+            pool = add_single_pool(self._gateway, self._config, cluster, node_type)
+            try:
+                self._pool_beside = other.result() if other else None
+            except ProvisioningError as error:
+                raise ProvisioningError(f"provider.observability: {error}", error.category) from error
+        return pool
+
+    def _where_observability_is(self, cluster: ClusterRecord) -> list[RemoteFile]:
+        """What tells the head's scripts where Prometheus is, as soon as that node runs; nothing without such a node."""
+        machine = self._config.observability
+        if machine is None:
+            return []
+        node = self._beside or clusters.find_observability_node(self._gateway, cluster)
+        if node is None:
+            return []
+        pool = self._pool_beside or self._pool_of(cluster, machine)
+        node = launching.await_executing(self._gateway, node, pool, self._patience, what="observability")
+        address = launching.await_address(self._gateway, node, pool, self._patience, what="observability")
+        line = f"export {OBSERVABILITY_HOST}={shlex.quote(address.private_ip)}\n"
+        return [RemoteFile(scripts.OBSERVABILITY_FILE, line.encode())]
+
     def _pool_of(self, cluster: ClusterRecord, node_type: NodeType) -> PoolRecord:
-        """The head's pool; made here if whoever has submitted the head's task never came to making it."""
+        """A node's pool; made here if whoever has submitted the node's task never came to making it."""
         tag = naming.worker_tag(cluster.cluster_id, node_type.name)
 
         started = time.monotonic()
@@ -125,10 +197,12 @@ class HeadLauncher:
             pools = clusters.find_pools(self._gateway, self._name, cluster.cluster_id)
             pool = next((pool for pool in pools if pool.worker_tag == tag), None)
             if pool is None and not clusters.is_overdue(cluster, time.monotonic() - started):
-                return Pending("the head has no worker pool yet; somebody may be making it")
+                return Pending(f"{node_type.name} has no worker pool yet; somebody may be making it")
             return Ready(pool)
 
-        return self._watch(made) or add_head_pool(self._gateway, self._config, cluster, node_type)
+        return launching.watch_making(made, self._progress.update) or add_single_pool(
+            self._gateway, self._config, cluster, node_type
+        )
 
     def _remaining(self) -> float:
         return max(self._deadline - time.monotonic(), 1.0)
@@ -137,36 +211,24 @@ class HeadLauncher:
         """Take down what an earlier attempt left behind; refuse to disturb a head that lives or is being made."""
         lingering = []
         for cluster in clusters.find_clusters(self._gateway, self._name):
-            head = self._head_of(cluster)
+            head = launching.await_settled_head(self._gateway, cluster, self._progress.update)
             if head is not None and not clusters.has_ended(head):
                 raise StateError(
                     f"cluster {self._config.cluster_name} has just been started by somebody else "
                     f"(work requirement {cluster.name}): run ray up again to use it, or ray down to end it"
                 )
             lingering.append(cluster)
-        ended = clusters.end_leftovers(self._gateway, self._name, lingering, self._progress.update)
+        ended = teardown.end_leftovers(self._gateway, self._name, lingering, self._progress.update)
         if ended:
             self._progress.done(f"ended what an earlier cluster had left: {', '.join(ended)}")
 
-    def _head_of(self, cluster: ClusterRecord) -> NodeRecord | None:
-        """A cluster's head. One without may be in the making: that is given its time."""
-        started = time.monotonic()
-
-        def settled() -> Ready[NodeRecord | None] | Pending:
-            head = clusters.find_head(self._gateway, cluster)
-            if head is None and not clusters.is_overdue(cluster, time.monotonic() - started):
-                return Pending(f"work requirement {cluster.name} has no head yet; somebody may be starting it")
-            return Ready(head)
-
-        return self._watch(settled)
-
     def _yield_to_older(self, cluster: ClusterRecord) -> None:
-        """Of two ``ray up`` at the same moment the older wins; names break a tie, so both see it the same way."""
-        oldest = clusters.find_clusters(self._gateway, self._name)[:1]
-        if oldest and oldest[0].cluster_id != cluster.cluster_id:
+        """Of two ``ray up`` at the same moment the older wins."""
+        older = clusters.older_than(self._gateway, self._name, cluster)
+        if older is not None:
             raise StateError(
                 f"another ray up is making cluster {self._config.cluster_name} at this very moment "
-                f"(work requirement {oldest[0].name}); this one withdraws. Run ray up again to use the other's cluster"
+                f"(work requirement {older.name}); this one withdraws. Run ray up again to use the other's cluster"
             )
 
     def _submit(
@@ -182,7 +244,7 @@ class HeadLauncher:
             environment.update(self._credentials.as_environment())
         request = NodeRequest(
             name=name,
-            script=scripts.head_task(config.head_script),
+            script=scripts.head_task(config.head_script, observed=config.observability is not None),
             environment=environment,
             timeout_seconds=config.lifetime.total_seconds(),
             tag=config.tag,
@@ -190,88 +252,22 @@ class HeadLauncher:
         return self._gateway.add_nodes(group.group_id, [request])[0]
 
     def _await_executing(self, node: NodeRecord, pool: PoolRecord) -> NodeRecord:
-        last = node
-
-        def executing() -> Ready[NodeRecord] | Pending:
-            nonlocal last
-            try:
-                last = self._gateway.get_node(node.task_id)
-            except (PlatformUnavailableError, NotFoundError) as error:  # a new task may not be readable at once
-                return Pending(str(error))
-            if last.state is NodeState.ENDED:
-                raise ProvisioningError(
-                    f"the head's task {last.name} is {last.status}: {last.reason or 'the platform gives no reason'}",
-                    "HeadTaskEnded",
-                )
-            return Ready(last) if last.state is NodeState.RUNNING else Pending(f"the head's task is {last.status}")
-
-        try:
-            return self._wait(executing, max_interval=1.0)
-        except WaitTimeout as timeout:
-            trouble = self._compute_trouble(pool)
-            raise ProvisioningTimeoutError(
-                f"the head node was not EXECUTING within {self._minutes()}: its task {node.name} is {last.status}, its "
-                f"worker pool {pool.name} is {self._pool_status(pool)}{trouble}. Check that the compute requirement "
-                f"template can give a machine, or raise {_BUILD_PROPERTY}"
-            ) from timeout
-
-    def _pool_status(self, pool: PoolRecord) -> str:
-        try:
-            return self._gateway.get_pool(pool.pool_id).status
-        except PlatformError as error:
-            return f"unknown ({error})"
-
-    def _compute_trouble(self, pool: PoolRecord) -> str:
-        if pool.compute_requirement_id is None:
-            return ""
-        try:
-            messages = self._gateway.compute_messages(pool.compute_requirement_id)
-        except PlatformError as error:
-            return f" ({error})"
-        return f" ({'; '.join(messages)})" if messages else ""
+        return launching.await_executing(self._gateway, node, pool, self._patience)
 
     def _await_address(self, node: NodeRecord, pool: PoolRecord | None) -> NodeAddress:
-        def known() -> Ready[NodeAddress] | Pending:
-            try:
-                address = self._gateway.node_address(node, pool)
-            except (PlatformUnavailableError, NotFoundError) as error:
-                return Pending(str(error))
-            if address is None:
-                return Pending("the head's address is not known yet")
-            if not session_host(self._config, address):
-                return Pending("the head has no public address yet")
-            return Ready(address)
-
-        try:
-            return self._wait(known)
-        except WaitTimeout as timeout:
-            raise ProvisioningTimeoutError(
-                f"{timeout.observed} within {self._minutes()}: if its machines have no public address, "
-                "set provider.use_internal_ips: true and connect through a VPN or auth.ssh_proxy_command"
-            ) from timeout
+        return launching.await_address(
+            self._gateway,
+            node,
+            pool,
+            self._patience,
+            lacks=lambda address: None if session_host(self._config, address) else "the head has no public address yet",
+            hint=": if its machines have no public address, set provider.use_internal_ips: true and connect through "
+            "a VPN or auth.ssh_proxy_command",
+        )
 
     def _log_in(self, address: NodeAddress) -> SshSession:
         target = ssh_target(self._config, session_host(self._config, address))
         return wait_for_login(target, self._remaining(), on_pending=self._progress.update)
-
-    def _watch(self, condition: Callable[[], Ready[T] | Pending]) -> T:
-        """Wait for what `is_overdue` bounds, so it takes this long only if the platform answers slowly."""
-        try:
-            return wait_until(condition, clusters.HEADLESS_GRACE_SECONDS * 4, on_pending=self._progress.update)
-        except WaitTimeout as timeout:
-            raise PlatformUnavailableError(f"the platform answers too slowly: {timeout.observed}") from timeout
-
-    def _wait(self, condition: Callable[[], Ready[T] | Pending], max_interval: float = 2.0) -> T:
-        return wait_until(
-            condition,
-            self._remaining(),
-            interval=0.03,
-            max_interval=max_interval,
-            on_pending=self._progress.update,
-        )
-
-    def _minutes(self) -> str:
-        return f"{self._config.head_build_timeout.total_seconds() / 60:g} minutes"
 
 
 def session_host(config: ClusterConfig, address: NodeAddress) -> str:
@@ -287,8 +283,16 @@ def ssh_target(config: ClusterConfig, host: str) -> SshTarget:
     return SshTarget(host, auth.user, private_key=auth.private_key, proxy_command=auth.proxy_command)
 
 
-def bring(session: SshSession, config: ClusterConfig, credentials: Credentials, node_id: str, timeout: float) -> None:
-    """Bring the head what it waits for, unless somebody has: credentials, RayDog itself, the user's files.
+def bring(
+    session: SshSession,
+    config: ClusterConfig,
+    credentials: Credentials,
+    node_id: str,
+    timeout: float,
+    also: Callable[[], Sequence[RemoteFile]] = tuple,
+) -> None:
+    """Bring the head what it waits for, unless somebody has: credentials, RayDog itself, the user's files, and what
+    ``also`` gives, which may take its time.
 
     Secrets go into files that only the task's user can read. Raises `ProvisioningError` if the task does not run as the
     user that we log in as, or has failed already.
@@ -322,6 +326,7 @@ def bring(session: SshSession, config: ClusterConfig, credentials: Credentials, 
             RemoteFile(f"{directory}/start.sh", scripts.start_script().encode(), 0o700),
             RemoteFile(f"{directory}/{archive}", carry.archive()),
             *_uploads(config),
+            *also(),
         ],
         timeout,
     )

@@ -24,6 +24,7 @@ from raydog.autoscaler.environment import (
     CLUSTER_ID,
     LAUNCH_TAGS,
     NODE_ID,
+    OBSERVABILITY_HOST,
     REQUIREMENT_ID,
     worker_environment,
 )
@@ -261,6 +262,7 @@ class HeadSide:
                 head_ip=head_ip,
                 resources=resources,
                 labels=labels,
+                observability_host=self._environ.get(OBSERVABILITY_HOST),
             )
             requests.append(NodeRequest(name, script, environment, seconds, self._config.tag))
         # Work first: an empty pool whose idle time-out is short could be gone before its work arrives.

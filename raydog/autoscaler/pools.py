@@ -14,12 +14,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from raydog.autoscaler.config import ClusterConfig, NodeType
-from raydog.autoscaler.provisioning import provision, user_data
+from raydog.autoscaler.provisioning import user_data
 from raydog.errors import NotFoundError
 from raydog.yellowdog import cluster as clusters
 from raydog.yellowdog import naming
 from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.gateway import Gateway
+from raydog.yellowdog.launching import provision
 from raydog.yellowdog.records import ClusterRecord, PoolRecord, PoolRequest
 
 MAX_NODES = 10_000  # the platform's own limit (contract, 5.1)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.userdata import with_authorized_key
-from raydog.errors import PlatformError, PlatformUnavailableError, ProvisioningError
 from raydog.yellowdog import naming
 from raydog.yellowdog.gateway import Gateway
+from raydog.yellowdog.launching import provision
 from raydog.yellowdog.records import ClusterRecord, PoolRecord, PoolRequest
 
 
-def add_head_pool(gateway: Gateway, config: ClusterConfig, cluster: ClusterRecord, node_type: NodeType) -> PoolRecord:
-    """Provision the one machine of the head, from the first of the node type's templates that the platform takes."""
+def add_single_pool(gateway: Gateway, config: ClusterConfig, cluster: ClusterRecord, node_type: NodeType) -> PoolRecord:
+    """Provision one machine, for the head or for the observability node, from the first template that can be used."""
     request = PoolRequest(
         name=naming.pool_name(config.cluster_name, cluster.cluster_id, node_type.name),
         template="",
@@ -28,20 +26,6 @@ def add_head_pool(gateway: Gateway, config: ClusterConfig, cluster: ClusterRecor
         boot_timeout_seconds=config.head_build_timeout.total_seconds(),
     )
     return provision(gateway, config.namespace, request, node_type.templates)
-
-
-def provision(gateway: Gateway, namespace: str, request: PoolRequest, templates: tuple[str, ...]) -> PoolRecord:
-    """Provision a pool from the first of ``templates`` that the platform takes. Raises `ProvisioningError` with all
-    refusals."""
-    refusals = []
-    for template in templates:
-        try:
-            return gateway.add_pool(namespace, replace(request, template=template))
-        except PlatformUnavailableError:
-            raise
-        except PlatformError as error:
-            refusals.append(str(error))
-    raise ProvisioningError("; ".join(refusals), "TemplateRefused")
 
 
 def user_data(config: ClusterConfig, node_type: NodeType) -> str | None:

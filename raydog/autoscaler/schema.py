@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raydog.autoscaler import config, files
-from raydog.autoscaler.config import ClusterConfig, FileUpload, NodeType, SshAuth
+from raydog.autoscaler.config import ClusterConfig, NodeType, SshAuth
 from raydog.autoscaler.fields import Fault, Findings, Section, as_mapping, fault_report, shown
 from raydog.autoscaler.keys import inspect_private_key
 from raydog.autoscaler.ray_keys import (
@@ -20,6 +20,7 @@ from raydog.autoscaler.ray_keys import (
     refuse_docker,
     worker_setup_keys,
 )
+from raydog.autoscaler.uploads import FileUpload
 from raydog.autoscaler.userdata import EMPTY_SCRIPT, can_authorize_key
 from raydog.yellowdog import naming
 
@@ -87,10 +88,21 @@ def parse_cluster(
             name: replace(node_type, user_data=node_type.user_data or EMPTY_SCRIPT)
             for name, node_type in node_types.items()
         }
+        observability = cluster.observability
+        if observability is not None:
+            observability = replace(observability, user_data=observability.user_data or EMPTY_SCRIPT)
+            cluster = replace(cluster, observability=observability)
     head_type = cluster_config.get("head_node_type")
     head = node_types.get(head_type) if isinstance(head_type, str) else None
 
-    _check_pool_names(cluster.cluster_name, node_types, findings)
+    names = list(node_types)
+    if cluster.observability is not None:
+        beside = naming.OBSERVABILITY_TYPE
+        if beside in names:
+            findings.fault(f"available_node_types.{beside}", "is the name of the observability node; choose another")
+            names.remove(beside)
+        names.insert(0, beside)
+    _check_pool_names(cluster.cluster_name, names, findings)
     check_ray_commands(top)
     check_file_mounts(top, base_dirs)
     refuse_docker(top)
@@ -255,7 +267,7 @@ def _count(section: Section, key: str) -> int:
     return 0
 
 
-def _check_pool_names(cluster_name: str, node_types: Mapping[str, NodeType], findings: Findings) -> None:
+def _check_pool_names(cluster_name: str, node_types: Sequence[str], findings: Findings) -> None:
     if not cluster_name:
         return
     taken: dict[str, str] = {}
@@ -278,10 +290,13 @@ def _warn_about_user_data(cluster: ClusterConfig, node_types: Mapping[str, NodeT
     if cluster.auth.public_key is None:
         findings.warn("auth.ssh_private_key", "its public half could not be found, so user data must authorise it")
         return
-    for name, node_type in node_types.items():
+    places = {f"available_node_types.{name}.node_config": node_type for name, node_type in node_types.items()}
+    if cluster.observability is not None:
+        places["provider.observability"] = cluster.observability
+    for place, node_type in places.items():
         if not can_authorize_key(node_type.user_data):
             findings.warn(
-                f"available_node_types.{name}.node_config.userdata",
+                f"{place}.userdata",
                 "is no shell script, so RayDog cannot add the SSH key to it; it must authorise the key itself",
             )
 

@@ -7,6 +7,7 @@ Everything of ours on a node lives in ``$HOME/.raydog`` of the user that runs ta
     go                says: start Ray now               ready            says: everything has been brought
     site/             RayDog itself, the client's       start.sh         see `HEAD_START_COMMANDS`
     task              whose all this is: a node's id    failures.json    see `FailureLog`
+    observability.env where the observability node is, if the cluster has one
 
 A task that finds another's id in ``task``, or none, begins with an empty folder.
 """
@@ -17,6 +18,7 @@ from functools import cache
 from importlib import resources
 
 from raydog.errors import ConfigError
+from raydog.observability import head_part
 
 REMOTE_DIR = ".raydog"
 """Our folder on a node, below the home folder of the user that runs tasks."""
@@ -31,6 +33,9 @@ WORKER_START_COMMANDS: tuple[str, ...] = (
     f"mkdir -p ~/{REMOTE_DIR} && touch ~/{REMOTE_DIR}/go; : 'RayDog does the ray start in the task'",
 )
 """``worker_start_ray_commands`` where node updaters are on: lets the worker's task start Ray."""
+
+OBSERVABILITY_FILE = f"{REMOTE_DIR}/observability.env"
+"""Tells the head's wrapper where the observability node is."""
 
 _END = "RAYDOG_END_OF_NODE_SCRIPT"
 
@@ -55,9 +60,12 @@ def start_script() -> str:
     return _shell("start")
 
 
-def head_task(script: str | None) -> str:
-    """The head's whole task: ``script`` (the default one if None) in RayDog's wrapper."""
-    return _task("head", script, default_head_script())
+def head_task(script: str | None, *, observed: bool = False) -> str:
+    """The head's whole task: ``script`` (the default one if None) in RayDog's wrapper.
+
+    ``observed``: the cluster has an observability node, which gets Ray's scrape targets and dashboards.
+    """
+    return _task("head", script, default_head_script(), head_part() if observed else "")
 
 
 def worker_task(script: str | None) -> str:
@@ -65,7 +73,7 @@ def worker_task(script: str | None) -> str:
     return _task("worker", script, default_worker_script())
 
 
-def _task(role: str, script: str | None, default: str) -> str:
+def _task(role: str, script: str | None, default: str, addition: str = "") -> str:
     text = default if script is None else script
     if _END in text.splitlines():
         raise ConfigError(f"the {role} script contains the line {_END}, which RayDog's wrapper ends with: remove it")
@@ -78,6 +86,7 @@ def _task(role: str, script: str | None, default: str) -> str:
             f"cat > \"$RAYDOG_DIR/node.sh\" <<'{_END}'\n{text.rstrip()}\n{_END}\n",
             _shell(f"{role}_prologue"),
             _shell(f"{role}_epilogue"),
+            addition,
             _shell("epilogue"),
         )
     )

@@ -22,7 +22,7 @@ from raydog.yellowdog import cluster as clusters
 from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.credentials import load_credentials
 from raydog.yellowdog.gateway import Gateway
-from raydog.yellowdog.records import ClusterRecord, NodeRecord
+from raydog.yellowdog.records import ClusterRecord, NodeRecord, NodeState
 from raydog.yellowdog.view import ClusterView
 
 _LOGIN_SECONDS = 10.0
@@ -31,7 +31,7 @@ _RAY_STATUS_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class NodeStatus:
-    """A node that is alive or on its way."""
+    """A node that is alive or on its way. ``kind`` is ``head``, ``worker`` or ``observability``."""
 
     node_id: str
     node_type: str
@@ -114,6 +114,7 @@ def cluster_status(config: ClusterConfig, *, ask_head: bool = True) -> ClusterSt
     view.sweep()
     age = datetime.now(timezone.utc) - cluster.created
     head = next((n for n in view.nodes().values() if _is_head(cluster, n)), None)
+    observability = _observability(gateway, cluster)
     problems: list[str] = []
     failures: tuple[Failure, ...] = ()
     ray_status = None
@@ -128,7 +129,7 @@ def cluster_status(config: ClusterConfig, *, ask_head: bool = True) -> ClusterSt
         requirement_status=cluster.status,
         age_seconds=age.total_seconds(),
         lifetime_left_seconds=max((config.lifetime - age) / timedelta(seconds=1), 0.0),
-        nodes=tuple(_node(cluster, view, node) for node in view.nodes().values()),
+        nodes=(*(_node(cluster, view, node) for node in view.nodes().values()), *observability),
         pools=pools,
         failures=failures,
         ray_status=ray_status,
@@ -151,6 +152,16 @@ def _node(cluster: ClusterRecord, view: ClusterView, node: NodeRecord) -> NodeSt
         private_ip=address.private_ip if address else None,
         public_ip=address.public_ip if address else None,
     )
+
+
+def _observability(gateway: Gateway, cluster: ClusterRecord) -> tuple[NodeStatus, ...]:
+    """The observability node, also one that has ended: nobody replaces it."""
+    node = clusters.find_observability_node(gateway, cluster)
+    if node is None:
+        return ()
+    address = gateway.node_address(node) if node.state is NodeState.RUNNING else None
+    private_ip, public_ip = (address.private_ip, address.public_ip) if address else (None, None)
+    return (NodeStatus(node.name, clusters.OBSERVABILITY_GROUP, "observability", node.status, private_ip, public_ip),)
 
 
 def _pools(gateway: Gateway, name: ClusterName) -> tuple[PoolStatus, ...]:

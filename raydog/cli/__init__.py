@@ -9,8 +9,10 @@ import click
 from raydog import __version__
 
 _COMMANDS = {
+    "cluster": ("raydog.cli.cluster:cluster", "A builder's cluster from its saved state: show, shut down."),
     "demo": ("raydog.cli.demo:demo", "The main job, for real, on this machine: up, submit, grow, shrink, down."),
     "status": ("raydog.cli.status:status", "A cluster as YellowDog and Ray see it."),
+    "tunnel": ("raydog.cli.tunnel:tunnel", "A cluster's client port, dashboard and metrics on this machine."),
     "emulator": ("raydog.cli.emulator:emulator", "A YellowDog on this machine: start, stop, status, logs, faults."),
 }
 """Name to where the command is and its line in the help."""

@@ -41,6 +41,13 @@ def emulator() -> None:
     multiple=True,
     help="A folder that real instances see too, read-only, at its own path. May be repeated.",
 )
+@click.option(
+    "--package",
+    "packages",
+    metavar="NAME",
+    multiple=True,
+    help="A Debian package whose programs real instances have too; it is not installed here. May be repeated.",
+)
 @click.option("--foreground", is_flag=True, help="Stay until Ctrl+C.")
 @json_option
 def start(
@@ -50,11 +57,12 @@ def start(
     templates: Path | None,
     internet: bool,
     expose: tuple[Path, ...],
+    packages: tuple[str, ...],
     foreground: bool,
     as_json: bool,
 ) -> None:
     """Start it, if it does not run yet, and print its settings: eval "$(raydog emulator start)"."""
-    settings = daemon.Settings(instances, port, templates, internet, expose)
+    settings = daemon.Settings(instances, port, templates, internet, expose, packages)
     if foreground:
         daemon.run_in_foreground(state, settings, _notice, click.echo)
         return

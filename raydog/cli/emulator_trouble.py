@@ -46,6 +46,7 @@ def fault() -> None:
 @click.option("--error-type", help="errorType of the answer (InternalServerException).")
 @click.option("--message", help="Text of the answer.")
 @click.option("--seconds", type=click.FloatRange(0), help="How late the answer of a delayed call is.")
+@click.option("--skip", type=click.IntRange(0), help="How many calls pass unharmed before.")
 @click.option("--times", type=click.IntRange(1), help="How many calls go wrong (1, unless one of the next is given).")
 @click.option("--probability", type=click.FloatRange(0, 1, min_open=True), help="Of each call to go wrong.")
 @click.option("--seed", type=int, help="Of the dice for --probability (0): same seed, same calls.")

@@ -41,9 +41,12 @@ def _print(found: ClusterStatus) -> None:
         click.echo(f"  up for {_duration(age)}; ends by itself in {_duration(left)} (cluster_lifetime_hours)")
     if found.nodes:
         click.echo("\nNodes")
+        width = max(len(node.kind) for node in found.nodes)
         for node in sorted(found.nodes, key=lambda n: (n.kind, n.node_id)):
-            address = node.public_ip or node.private_ip or "-"
-            click.echo(f"  {node.kind:<6} {node.status:<10} {address:<15} {node.node_id}")
+            # the observability node is reached through the head
+            public_ip = None if node.kind == "observability" else node.public_ip
+            address = public_ip or node.private_ip or "-"
+            click.echo(f"  {node.kind:<{width}} {node.status:<10} {address:<15} {node.node_id}")
     if found.pools:
         click.echo("\nWorker pools")
         for pool in found.pools:

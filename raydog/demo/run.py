@@ -206,7 +206,7 @@ def booted_node(folder: Path, emulator: Running, progress: Progress) -> Iterator
     from raydog.autoscaler.userdata import with_authorized_key  # noqa: PLC0415 - imports Ray
     from raydog.ssh import SshTarget, wait_for_login  # noqa: PLC0415
     from raydog.yellowdog import cluster as clusters  # noqa: PLC0415
-    from raydog.yellowdog import naming  # noqa: PLC0415
+    from raydog.yellowdog import naming, teardown  # noqa: PLC0415
     from raydog.yellowdog.credentials import load_credentials  # noqa: PLC0415
     from raydog.yellowdog.gateway import Gateway  # noqa: PLC0415
     from raydog.yellowdog.records import NodeAddress, NodeRequest, PoolRequest  # noqa: PLC0415
@@ -240,8 +240,8 @@ def booted_node(folder: Path, emulator: Running, progress: Progress) -> Iterator
         wait_for_login(SshTarget(host, "yd-agent", folder / KEY), 60.0).close()
         yield host
     finally:
-        pools = clusters.request_teardown(gateway, name)
-        clusters.await_teardown(gateway, name, pools, 60.0)
+        pools = teardown.request_teardown(gateway, name)
+        teardown.await_teardown(gateway, name, pools, 60.0)
         gateway.close()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -31,6 +32,9 @@ FOLLOW_SECONDS = 0.5
 LOG_TAIL = 4000
 FULL_BYTES = 64 << 10
 
+_PACKAGE = re.compile(r"[a-z0-9][a-z0-9+.-]+")
+"""Debian's rule for package names (Policy Manual, 5.6.7)."""
+
 Progress = Callable[[str], None]
 
 
@@ -44,6 +48,8 @@ class Settings:
     internet: bool = False
     expose: tuple[Path, ...] = ()
     """Folders of this machine that real instances see as well, read-only, at their own paths."""
+    packages: tuple[str, ...] = ()
+    """Debian packages whose programs real instances have beside the usual ones."""
 
     def check(self) -> None:
         if self.instances not in INSTANCES:
@@ -52,6 +58,11 @@ class Settings:
             raise ConfigError(f"the port {self.port} is not between 0 and 65535")
         if self.expose and self.instances != "real":
             raise ConfigError("only real instances have files: exposing folders does not fit simulated ones")
+        if self.packages and self.instances != "real":
+            raise ConfigError("only real instances have programs: packages do not fit simulated ones")
+        for name in self.packages:
+            if not _PACKAGE.fullmatch(name):
+                raise ConfigError(f"{name!r} is no name of a Debian package")
 
 
 @dataclass(frozen=True)
@@ -156,7 +167,16 @@ def run_in_foreground(state: StateDir, settings: Settings, notice: Progress, rea
             ready(require_running(state).exports())
 
         asyncio.run(
-            serve(state, settings.instances, settings.port, templates, settings.internet, on_ready, settings.expose)
+            serve(
+                state,
+                settings.instances,
+                settings.port,
+                templates,
+                settings.internet,
+                on_ready,
+                settings.expose,
+                settings.packages,
+            )
         )
 
 
@@ -190,6 +210,8 @@ def _launch(state: StateDir, settings: Settings, progress: Progress) -> Running:
         command.append("--internet")
     for folder in settings.expose:
         command += ["--expose", str(folder.absolute())]
+    for name in settings.packages:
+        command += ["--package", name]
     progress(f"starting the emulator with {settings.instances} instances")
     with os.fdopen(reader, encoding="utf-8") as lines:
         reports = _Reports(lines)

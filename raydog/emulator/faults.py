@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -22,7 +22,8 @@ class Fault:
     ``status``: answered with HTTP ``status``; nothing is applied. ``drop_before``, ``drop_after``: the connection
     is cut before or after the call is applied. ``delay``: the answer comes ``seconds`` late, applied at once.
 
-    It happens ``times`` times. Without ``times``: once, but if it has a ``probability`` or ``for_seconds`` as often
+    The first ``skip`` calls that it would happen to pass unharmed: with ``skip=4`` it is the fifth. It happens
+    ``times`` times. Without ``times``: once, but if it has a ``probability`` or ``for_seconds`` as often
     as these say. ``probability``: each call throws dice, the same ones for the same ``seed``. ``for_seconds``: it
     is over after so long, counted from its adding.
     """
@@ -38,6 +39,7 @@ class Fault:
     retry_after: int | None = None
     error_type: str = "InternalServerException"
     message: str = "a fault was requested"
+    skip: int = 0
 
 
 _TYPES: dict[str, type | tuple[type, ...]] = {
@@ -52,6 +54,7 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "retry_after": int,
     "error_type": str,
     "message": str,
+    "skip": int,
 }
 
 
@@ -62,7 +65,9 @@ class _Waiting:
     fault: Fault
     until: float
     left: float
+    skip: int
     dice: random.Random = field(repr=False)
+    on_hit: Callable[[], None] | None
 
 
 class Faults:
@@ -72,8 +77,13 @@ class Faults:
         self._clock = clock
         self._waiting: list[_Waiting] = []
 
-    def add(self, settings: Mapping[str, Any], known: frozenset[str]) -> Fault:
-        """Add one from its settings; ``known`` holds the operations that there are."""
+    def add(
+        self, settings: Mapping[str, Any], known: frozenset[str], on_hit: Callable[[], None] | None = None
+    ) -> Fault:
+        """Add one from its settings; ``known`` holds the operations that there are.
+
+        ``on_hit`` is called whenever it happens, before the call is applied or refused.
+        """
         for key, value in settings.items():
             if key not in _TYPES:
                 raise invalid(f"a fault has no setting {key!r}; it has {', '.join(_TYPES)}")
@@ -94,7 +104,9 @@ class Faults:
                 fault,
                 until=float("inf") if fault.for_seconds is None else self._clock.now() + fault.for_seconds,
                 left=fault.times if fault.times is not None else (1 if once else float("inf")),
+                skip=fault.skip,
                 dice=random.Random(fault.seed),  # noqa: S311 - the same faults for the same seed
+                on_hit=on_hit,
             )
         )
         return fault
@@ -106,9 +118,14 @@ class Faults:
             fault = one.fault
             if fault.operation not in {operation, EVERY_CALL} or one.dice.random() >= fault.probability:
                 continue
+            if one.skip:
+                one.skip -= 1
+                continue
             one.left -= 1
             if not one.left:
                 self._waiting.remove(one)
+            if one.on_hit is not None:
+                one.on_hit()
             return fault
         return None
 
@@ -116,10 +133,11 @@ class Faults:
         self._waiting.clear()
 
     def waiting(self) -> list[dict[str, Any]]:
-        """Their settings; ``times`` is how often each will still happen, None without such a limit."""
+        """Their settings; ``skip`` and ``times`` are what is left of them; without such a limit ``times`` is None."""
         self._drop_over()
         return [
-            asdict(one.fault) | {"times": None if one.left == float("inf") else int(one.left)} for one in self._waiting
+            asdict(one.fault) | {"skip": one.skip, "times": None if one.left == float("inf") else int(one.left)}
+            for one in self._waiting
         ]
 
     def _drop_over(self) -> None:
@@ -133,6 +151,8 @@ def _check(fault: Fault) -> None:
         raise invalid(f"the fault's status {fault.status} is not an HTTP error")
     if fault.times is not None and fault.times < 1:
         raise invalid("a fault happens at least once")
+    if fault.skip < 0:
+        raise invalid("a fault skips no calls or some")
     if not 0 < fault.probability <= 1:
         raise invalid(f"a fault's probability is more than 0 and at most 1, not {fault.probability}")
     if fault.seconds < 0 or (fault.for_seconds is not None and fault.for_seconds <= 0) or (fault.retry_after or 0) < 0:

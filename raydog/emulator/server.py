@@ -96,6 +96,12 @@ class Server:
         finally:
             await self.driver.close()
 
+    @property
+    def connections(self) -> int:
+        """How many connections clients hold."""
+        served = self._runner.server if self._runner is not None else None
+        return len(served.connections) if served is not None else 0
+
 
 class Emulator:
     """A YellowDog in this process, on a thread of its own; a context manager.
@@ -222,10 +228,18 @@ class Emulator:
     def forget_calls(self) -> None:
         self.call(lambda server: server.api.calls.clear())
 
-    def fault(self, operation: str, action: str, **settings: Any) -> None:
-        """Let the next calls of an operation go wrong; the settings are those of `Fault`."""
+    def fault(self, operation: str, action: str, *, on_hit: Callable[[], None] | None = None, **settings: Any) -> None:
+        """Let the next calls of an operation go wrong; the settings are those of `Fault`.
+
+        ``on_hit`` is called on the emulator's own thread when it happens, before the call is applied or refused. A
+        test that kills the caller there knows between which two steps its program died.
+        """
         wanted = {"operation": operation, "action": action, **settings}
-        self.call(lambda server: server.platform.faults.add(wanted, server.api.operations))
+        self.call(lambda server: server.platform.faults.add(wanted, server.api.operations, on_hit))
+
+    def connections(self) -> int:
+        """How many connections clients hold. Those of a process that died are gone when their last calls are over."""
+        return self.call(lambda server: server.connections)
 
     def clear_faults(self) -> None:
         self.call(lambda server: server.platform.faults.clear())

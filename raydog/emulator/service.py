@@ -23,13 +23,15 @@ log = logging.getLogger("raydog.emulator")
 Report = Callable[[dict[str, object]], None]
 
 
-def make_driver(instances: str, state: StateDir, internet: bool, expose: Sequence[Path] = ()) -> InstanceDriver | None:
+def make_driver(
+    instances: str, state: StateDir, internet: bool, expose: Sequence[Path] = (), packages: Sequence[str] = ()
+) -> InstanceDriver | None:
     """The driver of the kind of instances, None for simulated ones."""
     if instances == "simulated":
         return None
     from raydog.emulator.real import RealDriver  # noqa: PLC0415 - Linux only
 
-    return RealDriver(state.path, internet=internet, expose=expose)
+    return RealDriver(state.path, internet=internet, expose=expose, packages=packages)
 
 
 async def serve(
@@ -40,6 +42,7 @@ async def serve(
     internet: bool,
     on_ready: Callable[[str], None],
     expose: Sequence[Path] = (),
+    packages: Sequence[str] = (),
 ) -> None:
     """Run until a signal; calls ``on_ready`` with the URL once it answers."""
     stop = asyncio.Event()
@@ -49,7 +52,7 @@ async def serve(
     pid = os.getpid()
     started = process_start(pid) or ""
     state.write(Record(pid, started, instances))
-    server = Server(make_driver(instances, state, internet, expose), templates, *state.key())
+    server = Server(make_driver(instances, state, internet, expose, packages), templates, *state.key())
     starting = asyncio.create_task(server.start(port))
     stopping = asyncio.create_task(stop.wait())
     try:
@@ -119,6 +122,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--templates", type=Path)
     parser.add_argument("--internet", action="store_true")
     parser.add_argument("--expose", type=Path, action="append", default=[])
+    parser.add_argument("--package", action="append", default=[])
     parser.add_argument("--pipe", type=int, required=True)
     options = parser.parse_args(arguments)
     if os.fork():
@@ -138,7 +142,8 @@ def main(arguments: list[str]) -> int:
     state = StateDir(options.state_dir)
     try:
         templates = Templates.load(options.templates)
-        asyncio.run(serve(state, options.instances, options.port, templates, options.internet, ready, options.expose))
+        kind, port = options.instances, options.port
+        asyncio.run(serve(state, kind, port, templates, options.internet, ready, options.expose, options.package))
     except Exception as error:
         log.removeHandler(progress)
         log.exception("the emulator failed")

@@ -12,9 +12,20 @@
 Nodes are ephemeral and addresses are used again, so a node's host key is accepted and not remembered.
 """
 
+from raydog.ssh.forwarding import Forward, PortForwarding
 from raydog.ssh.login import login, wait_for_login
 from raydog.ssh.session import Completed, RemoteFile, SshSession
 from raydog.ssh.target import SshTarget
 from raydog.ssh.tunnel import Tunnel
 
-__all__ = ["Completed", "RemoteFile", "SshSession", "SshTarget", "Tunnel", "login", "wait_for_login"]
+__all__ = [
+    "Completed",
+    "Forward",
+    "PortForwarding",
+    "RemoteFile",
+    "SshSession",
+    "SshTarget",
+    "Tunnel",
+    "login",
+    "wait_for_login",
+]

@@ -226,7 +226,7 @@ def _refused(target: SshTarget) -> CredentialsError:
     else:
         used = "the keys of the SSH agent and of ~/.ssh"
     return CredentialsError(
-        f"SSH login to {target} was refused for user {target.user!r} with {used}. Check 'ssh_user' and "
-        f"'ssh_private_key' under 'auth', and that the matching public key is in "
+        f"SSH login to {target} was refused for user {target.user!r} with {used}. Check the user and the key (in a "
+        f"cluster YAML 'ssh_user' and 'ssh_private_key' under 'auth'), and that the matching public key is in "
         f"~{target.user}/.ssh/authorized_keys on the node."
     )

@@ -47,7 +47,7 @@ def load_private_key(target: SshTarget) -> PKey | None:
     passphrase: Any = target.private_key_password.encode() if target.private_key_password else None
     wanted = f"SSH private key {path} for {target}"
     try:
-        return PKey.from_path(path, passphrase)
+        return _load(path, passphrase)
     except FileNotFoundError as error:
         raise CredentialsError(
             f"{wanted}: there is no such file. Set 'ssh_private_key' to the key that the nodes accept."
@@ -73,6 +73,15 @@ def load_private_key(target: SshTarget) -> PKey | None:
             f"{wanted} is not a private key ({error or type(error).__name__}). Name the private file, "
             f"not the one that ends in .pub."
         ) from error
+
+
+def _load(path: Path, passphrase: Any) -> PKey:
+    try:
+        return PKey.from_path(path, passphrase)
+    except TypeError:
+        if not passphrase:
+            raise
+    return PKey.from_path(path)  # it takes amiss a passphrase that is not needed
 
 
 def _first_line(path: Path) -> str:

@@ -34,6 +34,7 @@ from raydog.yellowdog.records import (
 T = TypeVar("T")
 TASKS_PER_CALL = 1000
 _PAGE = 1000
+_ALIVE = ("PENDING", "RUNNING", "STOPPING", "STOPPED")
 
 
 class Gateway:
@@ -65,6 +66,11 @@ class Gateway:
             readTimeout=timedelta(seconds=10 if self._swift else 60),
         )
         return PlatformClient.create(schema, yd.ApiKey(self._credentials.key_id, self._credentials.key_secret))
+
+    @property
+    def client(self) -> PlatformClient:
+        """The SDK's client behind this gateway, for callers of the SDK itself. It is opened at its first use."""
+        return self._client
 
     @property
     def api_url(self) -> str:
@@ -120,7 +126,14 @@ class Gateway:
             requirement = work.get_work_requirement_by_id(cluster.requirement_id)
             if all(existing.name != group.name for existing in requirement.taskGroups or []):
                 requirement.taskGroups = [*(requirement.taskGroups or []), group_for(group, cluster.namespace)]
-                requirement = work.update_work_requirement(requirement)
+                try:
+                    requirement = work.update_work_requirement(requirement)
+                except InvalidRequestException:
+                    # perhaps of a second copy, after the answer to the first was lost: how that is refused is not
+                    # documented, so the group's being there decides
+                    requirement = work.get_work_requirement_by_id(cluster.requirement_id)
+                    if all(existing.name != group.name for existing in requirement.taskGroups or []):
+                        raise
         return cluster_from(requirement, cluster.cluster_id)
 
     def cancel_cluster(self, requirement_id: str) -> str:
@@ -198,14 +211,21 @@ class Gateway:
                     raise
                 return node_from(task)
 
-    def node_address(self, node: NodeRecord, pool: PoolRecord | None = None) -> NodeAddress | None:
+    def node_address(
+        self, node: NodeRecord, pool: PoolRecord | None = None, *, alone: bool = False
+    ) -> NodeAddress | None:
         """The addresses of the machine that runs a node, or None if they are not known yet.
 
         The platform leaves the public one empty on its node, so it is read from the instance (contract, 2.2).
+        ``alone``: the pool has this one node, so a single live instance of it is the machine: one call instead of two.
         """
         if node.platform_node_id is None:
             return None
         with calling(f"look up the address of {node.name}"):
+            if alone and pool is not None and pool.compute_requirement_id is not None:
+                live = [one for one in self._instances(pool.compute_requirement_id, _ALIVE) if one.privateIpAddress]
+                if len(live) == 1 and live[0].privateIpAddress:
+                    return NodeAddress(live[0].privateIpAddress, live[0].publicIpAddress or None)
             machine = self._client.worker_pool_client.get_node_by_id(node.platform_node_id)
             details = machine.details
             if details is None or not details.privateIpAddress:
@@ -223,8 +243,13 @@ class Gateway:
         return pool.computeRequirementId if isinstance(pool, yd.ProvisionedWorkerPool) else None
 
     def _public_addresses(self, compute_id: str) -> dict[str, str]:
-        found = self._client.compute_client.get_instances(yd.InstanceSearch(computeRequirementId=compute_id)).list_all()
+        found = self._instances(compute_id)
         return {i.id.instanceId: i.publicIpAddress for i in found if i.id and i.publicIpAddress}
+
+    def _instances(self, compute_id: str, statuses: Sequence[str] | None = None) -> Sequence[yd.Instance]:
+        wanted = None if statuses is None else [yd.InstanceStatus[s] for s in statuses]
+        search = yd.InstanceSearch(computeRequirementId=compute_id, statuses=wanted)
+        return self._client.compute_client.get_instances(search).list_all()
 
     def shut_down_machine(self, platform_node_id: str) -> None:
         """Tell a node's machine to take no more work and go. Already over, or unknown, is success."""
@@ -249,8 +274,7 @@ class Gateway:
             wanted = machine.details.instanceId if machine.details else None
             found = []
             if compute_id is not None and wanted:
-                search = yd.InstanceSearch(computeRequirementId=compute_id)
-                found = [i for i in compute.get_instances(search).list_all() if i.id and i.id.instanceId == wanted]
+                found = [i for i in self._instances(compute_id) if i.id and i.id.instanceId == wanted]
             if compute_id is None or len(found) != 1 or found[0].id is None:
                 raise StateError(f"the platform does not say which instance node {platform_node_id} is")
             if found[0].status not in (yd.InstanceStatus.TERMINATING, yd.InstanceStatus.TERMINATED):
@@ -288,6 +312,11 @@ class Gateway:
     def get_pool(self, pool_id: str) -> PoolRecord:
         with calling(f"get worker pool {pool_id}"):
             return pool_from(self._client.worker_pool_client.get_worker_pool_by_id(pool_id))
+
+    def pool_named(self, namespace: str, name: str) -> PoolRecord:
+        """The pool of exactly this name; a search may show a new one late. Raises `NotFoundError`."""
+        with calling(f"get worker pool {name}"):
+            return pool_from(self._client.worker_pool_client.get_worker_pool_by_name(namespace, name))
 
     def find_pools(self, namespace: str, name_part: str) -> list[tuple[str, str, str]]:
         """``(id, name, status)`` of the namespace's worker pools whose name contains ``name_part``."""
@@ -349,10 +378,8 @@ class Gateway:
 
     def live_instances(self, compute_id: str) -> list[str]:
         """Ids of the instances that still cost money."""
-        alive = [s for s in yd.InstanceStatus if s.name in ("PENDING", "RUNNING", "STOPPING", "STOPPED", "TERMINATING")]
-        search = yd.InstanceSearch(computeRequirementId=compute_id, statuses=alive)
         with calling("search instances"):
-            return [str(i.id.instanceId) for i in self._client.compute_client.get_instances(search).list_all() if i.id]
+            return [str(i.id.instanceId) for i in self._instances(compute_id, (*_ALIVE, "TERMINATING")) if i.id]
 
 
 def _pages(fetch: Callable[[yd.SliceReference], yd.Slice[T]]) -> Iterator[T]:

@@ -29,7 +29,7 @@ def group_for(group: GroupRequest, namespace: str) -> yd.TaskGroup:
         tag=group.tag,
         runSpecification=yd.RunSpecification(
             taskTypes=[_TASK_TYPE],
-            taskTimeout=timedelta(seconds=group.task_timeout_seconds),
+            taskTimeout=_seconds(group.task_timeout_seconds),
             workerTags=[group.worker_tag],
             namespaces=[namespace],
             maximumTaskRetries=0,
@@ -50,7 +50,7 @@ def task_for(node: NodeRequest) -> yd.Task:
         arguments=[_SCRIPT_FILE],
         taskData=node.script,
         environment=dict(node.environment),
-        timeout=timedelta(seconds=node.timeout_seconds),
+        timeout=_seconds(node.timeout_seconds),
     )
 
 
@@ -58,7 +58,6 @@ def pool_for(
     namespace: str, request: PoolRequest
 ) -> tuple[yd.ComputeRequirementTemplateUsage, yd.ProvisionedWorkerPoolProperties]:
     """The two halves of a call that provisions a worker pool."""
-    boot = request.boot_timeout_seconds
     usage = yd.ComputeRequirementTemplateUsage(
         templateId=request.template,
         requirementName=request.name,
@@ -75,7 +74,7 @@ def pool_for(
         maxNodes=request.max_nodes,
         workerTag=request.worker_tag,
         metricsEnabled=request.metrics_enabled,
-        nodeBootTimeout=None if boot is None else timedelta(seconds=boot),
+        nodeBootTimeout=_seconds(request.boot_timeout_seconds),
         idleNodeShutdown=yd.AutoShutdown(enabled=True, timeout=timedelta(seconds=request.idle_node_seconds)),
         idlePoolShutdown=yd.AutoShutdown(enabled=True, timeout=timedelta(seconds=request.idle_pool_seconds)),
     )
@@ -126,10 +125,21 @@ def cluster_from(requirement: yd.WorkRequirement, cluster_id: str) -> ClusterRec
         status=requirement.status.name if requirement.status else "UNKNOWN",
         created=requirement.createdTime or datetime.now(timezone.utc),
         groups=tuple(
-            GroupRecord(g.id or "", g.name, g.tag or "", g.status.name if g.status else "UNKNOWN")
+            GroupRecord(
+                g.id or "", g.name, g.tag or "", g.status.name if g.status else "UNKNOWN", _counts(g.taskSummary)
+            )
             for g in requirement.taskGroups or []
         ),
     )
+
+
+def _counts(summary: yd.TaskSummary | None) -> dict[str, int]:
+    counts = summary.statusCounts if summary is not None else None
+    return {status.name: count for status, count in (counts or {}).items() if count}
+
+
+def _seconds(seconds: float | None) -> timedelta | None:
+    return None if seconds is None else timedelta(seconds=seconds)
 
 
 def pool_from(pool: yd.WorkerPool) -> PoolRecord:

@@ -5,7 +5,7 @@ Layout, with an eight-character random cluster id that no two clusters share::
     work requirement   <cluster>-<id>
     worker pool        <cluster>-<id>-<node type>
     node (a task)      <cluster>-<id>-<node type>-<suffix>
-    worker tag         raydog-<id>-<node type>
+    worker tag         raydog-<id>-<node type>, or raydog-builder-<id>-<node type> (`Maker`)
 
 The platform takes lower-case letters, digits, ``-`` and ``_``, at most 60 characters, beginning with a letter
 and ending with a letter or digit. What people call their clusters and node types goes further (``Demo``,
@@ -19,10 +19,13 @@ import hashlib
 import re
 import secrets
 import string
+from enum import Enum
 
 MAX_NAME_LENGTH = 60
 CLUSTER_ID_LENGTH = 8
 SUFFIX_LENGTH = 8
+OBSERVABILITY_TYPE = "observability-node"
+"""The node with Prometheus and Grafana, as a type. It is no node of Ray's."""
 
 _NAME = re.compile(r"[a-z]([a-z0-9_-]*[a-z0-9])?")
 _NAME_PART = re.compile(r"[a-z0-9]([a-z0-9_-]*[a-z0-9])?")
@@ -37,6 +40,14 @@ _NODE_TYPE_ROOM_IN_NODE_NAME = 16
 """A node's name keeps this much of its type, whatever the cluster is called: people look for it."""
 _SLUG_HASH_LENGTH = 6
 _SHORTENED_HASH_LENGTH = 4
+
+
+class Maker(Enum):
+    """What makes a cluster; the value is how its worker tags begin. The two never see each other's clusters: a name
+    that has no more than seven characters between dashes is no cluster id."""
+
+    AUTOSCALER = "raydog"
+    BUILDER = "raydog-builder"
 
 
 def check_name(text: str) -> str | None:
@@ -101,6 +112,15 @@ def cluster_slug(cluster_name: str) -> str:
     return cluster_name if _NAME.fullmatch(cluster_name) else _slug(cluster_name)
 
 
+def shortened_cluster_name(cluster_name: str, node_type_length: int) -> str:
+    """``cluster_name``, or a legal short form of it with a hash, so that node types of that length fit behind it."""
+    slug = cluster_slug(cluster_name)
+    room = MAX_NAME_LENGTH - CLUSTER_ID_LENGTH - 2 - node_type_length
+    if len(slug) <= room:
+        return cluster_name
+    return f"{slug[: room - _SLUG_HASH_LENGTH - 1].rstrip('-_')}-{_hash(cluster_name, _SLUG_HASH_LENGTH)}"
+
+
 def node_type_slug(node_type: str) -> str:
     """A node type's name as it stands in platform names: itself if it is legal there, otherwise with a hash."""
     return node_type if _NAME_PART.fullmatch(node_type) else _slug(node_type)
@@ -153,7 +173,7 @@ def node_name(cluster_name: str, cluster_id: str, node_type: str, suffix: str) -
     return f"{_fit(cluster, room - len(kind))}-{cluster_id}-{kind}-{suffix}"
 
 
-def worker_tag(cluster_id: str, node_type: str) -> str:
+def worker_tag(cluster_id: str, node_type: str, maker: Maker = Maker.AUTOSCALER) -> str:
     """The tag that binds a node type's task group to its worker pool."""
-    prefix = f"raydog-{cluster_id}-"
+    prefix = f"{maker.value}-{cluster_id}-"
     return prefix + _fit(node_type_slug(node_type), MAX_NAME_LENGTH - len(prefix))

@@ -8,8 +8,9 @@ from __future__ import annotations
 import re
 
 from raydog.yellowdog import naming
+from raydog.yellowdog.naming import Maker
 
-_WORKER_TAG = re.compile(r"raydog-(?P<id>[a-z0-9]{8})-.+")
+_WORKER_TAGS = {maker: re.compile(rf"{maker.value}-(?P<id>[a-z0-9]{{8}})-.+") for maker in Maker}
 
 
 def requirement_prefix(cluster: str) -> str:
@@ -25,20 +26,20 @@ def cluster_id_of(requirement_name: str, cluster: str) -> str | None:
     return parsed[1]
 
 
-def cluster_id_of_tag(worker_tag: str) -> str | None:
-    """The id of the cluster that a worker tag was made for; None if it is none of ours."""
-    found = _WORKER_TAG.fullmatch(worker_tag)
+def cluster_id_of_tag(worker_tag: str, maker: Maker = Maker.AUTOSCALER) -> str | None:
+    """The id of the cluster that a worker tag was made for; None if it is none of this maker's."""
+    found = _WORKER_TAGS[maker].fullmatch(worker_tag)
     return found["id"] if found else None
 
 
-def tag_belongs(worker_tag: str, cluster_id: str) -> bool:
+def tag_belongs(worker_tag: str, cluster_id: str, maker: Maker = Maker.AUTOSCALER) -> bool:
     """Whether a worker tag was made for the cluster with this id."""
-    return cluster_id_of_tag(worker_tag) == cluster_id
+    return cluster_id_of_tag(worker_tag, maker) == cluster_id
 
 
-def pool_belongs(pool_name: str, worker_tag: str, cluster: str) -> bool:
+def pool_belongs(pool_name: str, worker_tag: str, cluster: str, maker: Maker = Maker.AUTOSCALER) -> bool:
     """Whether a worker pool belongs to a cluster of exactly this name: tag and name must bear the same id."""
-    cluster_id = cluster_id_of_tag(worker_tag)
+    cluster_id = cluster_id_of_tag(worker_tag, maker)
     return cluster_id is not None and pool_name.startswith(f"{naming.requirement_name(cluster, cluster_id)}-")
 
 

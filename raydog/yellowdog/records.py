@@ -79,6 +79,8 @@ class GroupRecord:
     name: str
     tag: str
     status: str
+    tasks: Mapping[str, int] = field(default_factory=dict)
+    """How many of its tasks have which status, as the platform last counted them."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,8 @@ class GroupRequest:
     name: str
     tag: str
     worker_tag: str
-    task_timeout_seconds: float
+    task_timeout_seconds: float | None
+    """None: its tasks may run for ever."""
     finish_if_any_task_failed: bool = False
     finish_if_all_tasks_finished: bool = False
 
@@ -152,5 +155,6 @@ class NodeRequest:
     name: str
     script: str
     environment: Mapping[str, str]
-    timeout_seconds: float
+    timeout_seconds: float | None
+    """None: as the task group says."""
     tag: str | None = None

@@ -19,6 +19,7 @@ from types import MappingProxyType
 
 from raydog.errors import NotFoundError, PlatformError, RayDogError
 from raydog.waiting import Clock, SystemClock
+from raydog.yellowdog.cluster import OBSERVABILITY_GROUP
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.records import (
     UNFINISHED_TASK_STATUSES,
@@ -39,7 +40,10 @@ _REMEMBERED_NAMES = 100_000  # of ended nodes, some 10 MB; far more than end whi
 
 
 class ClusterView:
-    """The nodes of a cluster. Thread-safe; sweeps may run beside reads, additions and each other."""
+    """Ray's nodes of a cluster. Thread-safe; sweeps may run beside reads, additions and each other.
+
+    The observability node is none of them: Ray must neither count nor end it.
+    """
 
     def __init__(self, gateway: Gateway, cluster: ClusterRecord, *, clock: Clock | None = None) -> None:
         self._gateway = gateway
@@ -184,6 +188,9 @@ class ClusterView:
         self._take(node)
 
     def _take(self, node: NodeRecord) -> None:
+        beside = self._cluster.group(OBSERVABILITY_GROUP)
+        if beside is not None and node.group_id == beside.group_id:
+            return
         if node.state is NodeState.ENDED:
             self._end(node)
         elif node.name not in self._ended_names:

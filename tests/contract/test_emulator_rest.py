@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import requests
@@ -143,7 +144,7 @@ def test_operation_fails_as_often_as_asked_and_the_sdk_gets_through(yd: Yellowdo
 
 
 def test_permanent_refusal_is_not_repeated(yd: Yellowdog) -> None:
-    refusal = {"status": 400, "error_type": "InvalidRequestException", "message": "quota"}
+    refusal: dict[str, Any] = {"status": 400, "error_type": "InvalidRequestException", "message": "quota"}
     yd.emulator.fault("provision_worker_pool", "status", **refusal)
     with pytest.raises(InvalidRequestException, match="quota"):
         yd.pool()

@@ -24,6 +24,7 @@ from ray.core.generated.instance_manager_pb2 import NodeKind
 
 from raydog.emulator import Emulator
 from raydog.yellowdog import cluster as clusters
+from raydog.yellowdog import teardown
 from tests.support.head_room import HeadRoom, running
 from tests.support.servers import eventually
 
@@ -309,7 +310,7 @@ def test_clusters_with_similar_names_never_see_each_other(make_room: MakeRoom, e
     for provider, room in zip(providers, rooms, strict=True):
         assert len(provider.non_terminated_nodes({})) == 3
         assert [c.cluster_id for c in clusters.find_clusters(room.gateway, room.name)] == [room.cluster.cluster_id]
-    clusters.request_teardown(rooms[0].gateway, rooms[0].name)
+    teardown.request_teardown(rooms[0].gateway, rooms[0].name)
     for room in rooms[1:]:
         assert len(room.tasks()) == 2
         assert len(room.pools()) == 1

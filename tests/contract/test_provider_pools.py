@@ -13,6 +13,7 @@ from raydog.autoscaler.environment import ROLE
 from raydog.autoscaler.provider import RayDogNodeProvider
 from raydog.errors import StateError
 from raydog.yellowdog import cluster as clusters
+from raydog.yellowdog import teardown
 from tests.support.head_room import HeadRoom, running
 from tests.support.servers import eventually
 
@@ -69,7 +70,7 @@ def test_changed_cluster_is_taken_down_completely(room: HeadRoom) -> None:
     launch(room, provider)
     launch(room, provider, images_id="another")
     assert len(room.pools()) == 2
-    clusters.request_teardown(room.gateway, room.name)
+    teardown.request_teardown(room.gateway, room.name)
     assert room.pools() == []
     eventually(lambda: room.emulator.status()["liveInstances"] == 0, what="all machines have gone")
 

@@ -21,7 +21,7 @@ from raydog.errors import (
 )
 from raydog.waiting import SystemClock
 from raydog.yellowdog import cluster as clusters
-from raydog.yellowdog import naming
+from raydog.yellowdog import naming, teardown
 from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.credentials import Credentials
 from raydog.yellowdog.gateway import Gateway
@@ -111,7 +111,7 @@ def test_of_two_clusters_made_at_the_same_moment_everybody_sees_the_older_first(
     second = clusters.add_cluster(room.gateway, DEMO, None, "head", HOUR)
     found = clusters.find_clusters(room.gateway, DEMO)
     assert [cluster.cluster_id for cluster in found] == [room.cluster.cluster_id, second.cluster_id]
-    clusters.request_teardown(room.gateway, DEMO, cluster_id=second.cluster_id)
+    teardown.request_teardown(room.gateway, DEMO, cluster_id=second.cluster_id)
     (left,) = clusters.find_clusters(room.gateway, DEMO)
     assert left.cluster_id == room.cluster.cluster_id
     assert clusters.find_head(room.gateway, left) is not None
@@ -141,7 +141,7 @@ def test_leftovers_are_ended_and_a_cluster_in_the_making_is_not(emulator: Emulat
     room.launch(room.provider(), 2)
     room.gateway.cancel_cluster(room.cluster.requirement_id)
     in_the_making = clusters.add_cluster(room.gateway, DEMO, None, "head", HOUR)
-    ended = clusters.end_leftovers(room.gateway, DEMO, [], lambda _text: None)
+    ended = teardown.end_leftovers(room.gateway, DEMO, [], lambda _text: None)
     assert any(room.cluster.cluster_id in name for name in ended)
     assert [c.cluster_id for c in clusters.find_clusters(room.gateway, DEMO)] == [in_the_making.cluster_id]
     assert not list(clusters.find_pools(room.gateway, DEMO, room.cluster.cluster_id))
@@ -150,13 +150,13 @@ def test_leftovers_are_ended_and_a_cluster_in_the_making_is_not(emulator: Emulat
 def test_teardown_ends_pools_whose_requirement_has_long_gone(emulator: Emulator, room: HeadRoom) -> None:
     room.launch(room.provider(), 2)
     room.gateway.cancel_cluster(room.cluster.requirement_id)
-    begun = clusters.request_teardown(room.gateway, DEMO)
+    begun = teardown.request_teardown(room.gateway, DEMO)
     tag = naming.worker_tag(room.cluster.cluster_id, "worker")
     assert any(pool.worker_tag.startswith(tag) for pool in begun.pools)
-    assert clusters.await_teardown(room.gateway, DEMO, begun, 20, clock=Hurried()) == []
+    assert teardown.await_teardown(room.gateway, DEMO, begun, 20, clock=Hurried()) == []
     status = emulator.status()
     assert (status["liveInstances"], status["unfinishedPools"], status["unfinishedTasks"]) == (0, 0, 0)
-    assert clusters.request_teardown(room.gateway, DEMO) == clusters.Teardown()
+    assert teardown.request_teardown(room.gateway, DEMO) == teardown.Teardown()
 
 
 def test_teardown_touches_nothing_of_others(emulator: Emulator, room: HeadRoom) -> None:
@@ -164,7 +164,7 @@ def test_teardown_touches_nothing_of_others(emulator: Emulator, room: HeadRoom) 
         NAMESPACE, PoolRequest("demo-abcdefgh-theirs", "local/worker", "not-ours", 0, 5, idle_pool_seconds=600)
     )
     other = clusters.add_cluster(room.gateway, ClusterName(NAMESPACE, "demo-2"), None, "head", HOUR)
-    clusters.request_teardown(room.gateway, DEMO)
+    teardown.request_teardown(room.gateway, DEMO)
     assert room.gateway.get_pool(foreign.pool_id).live
     assert room.gateway.get_cluster(other.requirement_id, other.cluster_id).status == "RUNNING"
     assert clusters.find_clusters(room.gateway, DEMO) == []
@@ -175,7 +175,7 @@ def test_teardown_that_cannot_end_something_names_it_after_trying_all(emulator: 
     for operation in ("shutdown_worker_pool", "terminate_compute_requirement"):
         emulator.fault(operation, "status", status=400, error_type="InvalidRequestException", message="no", times=9)
     with pytest.raises(TeardownError, match=naming.requirement_name("demo", room.cluster.cluster_id)):
-        clusters.request_teardown(room.gateway, DEMO)
+        teardown.request_teardown(room.gateway, DEMO)
     assert room.refreshed().status in ("CANCELLED", "CANCELLING")
 
 
@@ -186,7 +186,7 @@ def test_ending_what_is_over_is_success_however_the_platform_refuses_it(emulator
     pools = list(clusters.find_pools(room.gateway, DEMO))
     compute_id = pools[0].compute_requirement_id
     assert compute_id is not None
-    clusters.await_teardown(room.gateway, DEMO, clusters.request_teardown(room.gateway, DEMO), 20, clock=Hurried())
+    teardown.await_teardown(room.gateway, DEMO, teardown.request_teardown(room.gateway, DEMO), 20, clock=Hurried())
     endings: dict[str, Callable[[], object]] = {
         "transition_work_requirement": lambda: room.gateway.cancel_cluster(room.cluster.requirement_id),
         "cancel_task": lambda: room.gateway.abort_node(room.head.task_id),

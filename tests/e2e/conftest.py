@@ -28,7 +28,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmulatorDaemo
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # A shell starts jobs in the background so, and programs inherit it; those under test are to hear Ctrl+C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    daemon = EmulatorDaemon(tmp_path_factory.mktemp("yellowdog") / "emulator", TEMPLATES)
+    daemon = EmulatorDaemon(tmp_path_factory.mktemp("yellowdog") / "emulator", TEMPLATES, "--package", "prometheus")
     try:
         yield daemon
     finally:

@@ -37,6 +37,20 @@ print("nodes:", len(set(ray.get([member.node.remote() for member in members]))))
 """A job that ends only when all of its members run at the same time."""
 
 
+CLIENT = """
+import sys
+import ray
+
+@ray.remote(num_cpus=0)
+def where():
+    return ray.util.get_node_ip_address()
+
+ray.init(sys.argv[1], log_to_driver=False)
+print("ran on", ray.get(where.remote()))
+"""
+"""A program on this machine, whose task runs in the cluster."""
+
+
 @pytest.fixture(scope="module", params=[True, False], ids=["v2", "v1"])
 def live(
     request: pytest.FixtureRequest, platform: EmulatorDaemon, tmp_path_factory: pytest.TempPathFactory
@@ -132,6 +146,17 @@ def test_dashboard_is_reached_through_a_forwarded_port(live: RayCluster) -> None
     assert "ray_version" in eventually(lambda: fetch(f"http://127.0.0.1:{port}/api/version"), "the dashboard")
     forward.send(signal.SIGINT, group=True)
     forward.wait()
+
+
+def test_raydog_tunnel_leads_to_the_client_server_and_the_dashboard(live: RayCluster) -> None:
+    tunnel = live.start("raydog", "tunnel", live.yaml.name, "--json", "-p", "0:10001", "-p", "0:8265")
+    tunnel.printed("}\n")
+    told: dict[str, Any] = json.loads(tunnel.output)
+    assert "ray_version" in (fetch(f"{told['dashboard']}/api/version") or "")
+    done = live.start("python", str(live.write_script("client.py", CLIENT)), told["ray_client"]).wait()
+    assert "ran on 10." in done.output, done.output
+    tunnel.send(signal.SIGINT)
+    assert tunnel.wait().code == 0
 
 
 def test_attach_gives_a_shell_and_forwards_ports(live: RayCluster) -> None:

@@ -48,7 +48,14 @@ class Finished:
 class Command:
     """A command that runs, in a session of its own as a shell starts it, with its output in a file."""
 
-    def __init__(self, arguments: tuple[str, ...], folder: Path, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        arguments: tuple[str, ...],
+        folder: Path,
+        environment: Mapping[str, str],
+        log: Path,
+        stdin: int = subprocess.DEVNULL,
+    ) -> None:
         self.arguments = arguments
         self._log = log
         self._began = time.monotonic()
@@ -57,7 +64,7 @@ class Command:
                 arguments,
                 cwd=folder,
                 env=dict(environment),
-                stdin=subprocess.DEVNULL,
+                stdin=stdin,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
@@ -101,6 +108,8 @@ class Command:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 class RayCluster:

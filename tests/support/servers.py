@@ -191,6 +191,11 @@ class SshServer(_Server):
             pytest.skip("sshd as root needs the user sshd and /run/sshd, or the right to make a mount namespace")
         return [*unshare, "sh", "-c", prepare, str(accounts), *sshd]
 
+    def kill(self, with_signal: int = signal.SIGKILL) -> None:
+        """End it; a process that it had just started for a connection may hold the port for a moment longer."""
+        super().kill(with_signal)
+        eventually(lambda: not answers(self.port), what=f"port {self.port} is closed")
+
     def drop_connections(self) -> None:
         """End the sshd processes that serve logins, and no others."""
         assert self.process is not None

@@ -14,8 +14,9 @@ import pytest
 import yaml
 
 from raydog.autoscaler.bootstrap import bootstrap
-from raydog.autoscaler.config import ClusterConfig, FileUpload, NodeType
+from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.schema import Parsed, parse_cluster
+from raydog.autoscaler.uploads import FileUpload
 from raydog.errors import ConfigError
 
 YAML = """

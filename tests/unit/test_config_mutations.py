@@ -71,6 +71,12 @@ def full_yaml() -> dict[str, Any]:
         node_launch_timeout_minutes=10,
         authorize_ssh_key=True,
         use_internal_ips=False,
+        observability={
+            "compute_requirement_template": ["ns/a", "ns/b"],
+            "userdata": "file:script.sh",
+            "instance_tags": {"a": "b"},
+            "start_script": "file:script.sh",
+        },
     )
     for node_type in config["available_node_types"].values():
         node_type["labels"] = {"a": "b"}

@@ -41,6 +41,24 @@ def test_same_seed_hits_the_same_calls_and_another_does_not() -> None:
     assert 30 < sum(first) < 90
 
 
+def test_fault_may_let_calls_pass_before() -> None:
+    made = faults({"skip": 2, "times": 2})
+    assert happened(made, 1, "get_nodes") == [False]
+    assert happened(made, 1) == [False]
+    assert [(one["skip"], one["times"]) for one in made.waiting()] == [(1, 2)]
+    assert happened(made, 4) == [False, True, True, False]
+
+
+def test_whoever_asked_for_a_fault_hears_of_it_at_that_moment() -> None:
+    heard: list[str] = []
+    made = Faults(VirtualClock())
+    made.add({"operation": "*", "action": "drop_after", "skip": 1}, KNOWN, lambda: heard.append("hit"))
+    assert happened(made, 1) == [False]
+    assert heard == []
+    assert happened(made, 2) == [True, False]
+    assert heard == ["hit"]
+
+
 def test_dice_are_thrown_by_calls_of_the_operation_only() -> None:
     made = faults({"probability": 0.3, "seed": 7})
     mixed = []
@@ -80,6 +98,7 @@ def test_what_waits_says_how_often_it_will_still_happen() -> None:
         {"action": "explode"},
         {"colour": "red"},
         {"times": 0},
+        {"skip": -1},
         {"times": True},
         {"probability": 0},
         {"probability": 1.1},

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from raydog.autoscaler.interrupts import InterruptGuard
 from raydog.errors import TeardownError
+from raydog.interrupts import InterruptGuard
 
 
 @pytest.fixture(autouse=True)

@@ -236,11 +236,13 @@ def test_tidy_merges_folders_that_are_links_and_clears_set_user_id(tmp_path: Pat
 
 
 def test_image_is_reused_and_its_failure_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image, "_packages_of_host", lambda: frozenset(image.PACKAGES))
+    monkeypatch.setattr(image, "_packages_of_host", frozenset)
     tree = image.ensure_packages(tmp_path)
     assert tree == image.ensure_packages(tmp_path)
     assert not list(tree.iterdir()), "a host that has all packages needs no download"
-    monkeypatch.setattr(image, "_packages_of_host", frozenset)
+    assert image.ensure_packages(tmp_path, packages=["prometheus"]).parent == tree.parent
+    assert image.ensure_packages(tmp_path, packages=["prometheus"]) != tree, "who asks for more pays for it alone"
+    monkeypatch.setattr(image, "_packages_of_host", lambda _packages: frozenset())
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ProvisioningError, match="apt-get"):
         image.ensure_packages(tmp_path)

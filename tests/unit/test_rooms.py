@@ -18,9 +18,11 @@ FORBIDDEN = {
     "builder": ("ray.autoscaler", "raydog.autoscaler", "yellowdog_client", "raydog.cli"),
     "yellowdog": ("ray", "raydog.autoscaler", "raydog.builder", "raydog.watcher", "raydog.ssh", "raydog.cli"),
     "ssh": ("ray", "yellowdog_client", "raydog.yellowdog", "raydog.autoscaler", "raydog.cli"),
+    "tunnels": ("ray", "yellowdog_client", "raydog.yellowdog", "raydog.autoscaler", "raydog.builder", "raydog.cli"),
     "emulator": (
         "ray", "raydog.yellowdog", "raydog.autoscaler", "raydog.builder", "raydog.ssh", "raydog.watcher", "raydog.cli",
     ),
+    "observability": ("ray", "yellowdog_client", "raydog.yellowdog", "raydog.autoscaler", "raydog.ssh", "raydog.cli"),
     "watcher": ("yellowdog_client", "raydog.yellowdog", "raydog.autoscaler", "raydog.cli"),
     "elastic": ("yellowdog_client", "raydog.yellowdog", "raydog.autoscaler", "raydog.cli"),
 }  # fmt: skip
@@ -29,8 +31,23 @@ DOORS = {
     "raydog": {"__version__"},
     "raydog.autoscaler": {"RayDogNodeProvider"},
     "yellowdog_ray.raydog.autoscaler": {"RayDogNodeProvider"},
+    "raydog.builder": {"RayDogCluster", "RayDogClusterProxy"},
+    "yellowdog_ray.raydog.builder": {"RayDogCluster", "RayDogClusterProxy"},
     "raydog.emulator": {"Emulator", "VirtualClock"},
-    "raydog.ssh": {"Completed", "RemoteFile", "SshSession", "SshTarget", "Tunnel", "login", "wait_for_login"},
+    "raydog.observability": {"GRAFANA_PORT", "PROMETHEUS_PORT", "RECEIVER_PORT", "head_part", "node_script"},
+    "raydog.ssh": {
+        "Completed",
+        "Forward",
+        "PortForwarding",
+        "RemoteFile",
+        "SshSession",
+        "SshTarget",
+        "Tunnel",
+        "login",
+        "wait_for_login",
+    },
+    "raydog.tunnels": {"RayTunnels", "SSHTunnelSpec"},
+    "yellowdog_ray.utils.ray_ssh_tunnels": {"RayTunnels", "SSHTunnelSpec"},
 }
 
 
@@ -69,7 +86,7 @@ def test_room_imports_nothing_that_it_must_not_know(room: str) -> None:
 
 
 def test_rooms_that_the_walls_are_about_exist() -> None:
-    assert {"autoscaler", "emulator", "ssh", "yellowdog"} <= set(ROOMS)
+    assert {"autoscaler", "builder", "emulator", "ssh", "yellowdog"} <= set(ROOMS)
 
 
 def test_only_the_yellowdog_room_and_the_emulator_know_the_platforms_client() -> None:

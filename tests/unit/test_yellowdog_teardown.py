@@ -11,6 +11,7 @@ import pytest
 
 from raydog.errors import NotFoundError, PlatformError, TeardownError
 from raydog.yellowdog import cluster as clusters
+from raydog.yellowdog import teardown
 from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.records import ClusterRecord, GroupRecord, PoolRecord
@@ -102,8 +103,8 @@ def platform() -> Platform:
 
 def tear_down(platform: Platform, cluster_id: str | None = None, timeout: float = 60) -> list[str]:
     gateway = cast(Gateway, platform)
-    begun = clusters.request_teardown(gateway, DEMO, cluster_id=cluster_id)
-    return clusters.await_teardown(gateway, DEMO, begun, timeout, cluster_id=cluster_id, clock=platform)
+    begun = teardown.request_teardown(gateway, DEMO, cluster_id=cluster_id)
+    return teardown.await_teardown(gateway, DEMO, begun, timeout, cluster_id=cluster_id, clock=platform)
 
 
 def over(platform: Platform) -> bool:
@@ -147,16 +148,16 @@ def test_requirement_with_a_known_id_is_found_though_no_search_shows_it(platform
 def test_known_things_are_asked_for_though_no_search_shows_them_any_more(platform: Platform) -> None:
     gateway = cast(Gateway, platform)
     platform.slow = {"compute"}
-    begun = clusters.request_teardown(gateway, DEMO)
+    begun = teardown.request_teardown(gateway, DEMO)
     platform.hidden = {"req", "pool"}
-    assert clusters.await_teardown(gateway, DEMO, begun, 5, clock=platform) == [
+    assert teardown.await_teardown(gateway, DEMO, begun, 5, clock=platform) == [
         "compute of worker pool demo-abcdefgh-worker TERMINATING"
     ]
     platform.pools["pool"] = POOL  # somehow alive again
     platform.computes["compute"] = "TERMINATED"
     platform.clusters["req"] = CLUSTER
     with pytest.raises(TeardownError) as failed:
-        clusters.await_teardown(gateway, DEMO, begun, 5, clock=platform)
+        teardown.await_teardown(gateway, DEMO, begun, 5, clock=platform)
     assert failed.value.left == ("work requirement demo-abcdefgh RUNNING", "worker pool demo-abcdefgh-worker RUNNING")
 
 

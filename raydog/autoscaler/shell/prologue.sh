@@ -43,6 +43,6 @@ finish() { # $1: exit status of the script
         sleep "${RAYDOG_HOLD_SECONDS:-60}" & child=$!
         wait "$child"
     fi
-    for helper in ${tags:-} ${watcher:-}; do kill -TERM "$helper" 2>/dev/null; done
+    for helper in ${tags:-} ${watcher:-} ${pusher:-}; do kill -TERM "$helper" 2>/dev/null; done
     exit "$1"
 }

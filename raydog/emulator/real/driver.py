@@ -36,14 +36,17 @@ class RealDriver:
     ``state_dir`` is a folder of the emulator's own; outputs of programs on instances lie below it, in
     ``instances/``, for this user only. Needs Linux and root. ``gateway_ip`` is this machine's address on the
     instances' network, known after `start`. Instances see the folders in ``expose`` too, read-only, at their own
-    paths.
+    paths, and have the programs of the Debian ``packages``.
     """
 
-    def __init__(self, state_dir: Path, *, internet: bool = False, expose: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, state_dir: Path, *, internet: bool = False, expose: Sequence[Path] = (), packages: Sequence[str] = ()
+    ) -> None:
         self.gateway_ip = ""
         self._state_dir = state_dir
         self._internet = internet
         self._expose = tuple(expose)
+        self._packages = tuple(packages)
         self._events: DriverEvents | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._instances: dict[str, RealInstance] = {}
@@ -70,6 +73,9 @@ class RealDriver:
         self._events = events
         self._loop = asyncio.get_running_loop()
         tree = await asyncio.to_thread(image.ensure_packages, None, _log.info)
+        trees = [tree]
+        if self._packages:
+            trees.append(await asyncio.to_thread(image.ensure_packages, None, _log.info, self._packages))
         python = await asyncio.to_thread(host.python_description)
         self._state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
@@ -87,7 +93,7 @@ class RealDriver:
                 "interface": host.interface_name(self._state_dir),
                 "gateway": self.gateway_ip,
                 "prefix": host.PREFIX,
-                "tree": str(tree),
+                "trees": [str(one) for one in trees],
                 "visible": visible,
                 "hidden": hidden,
                 "account": host.account(),

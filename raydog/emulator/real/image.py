@@ -24,7 +24,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from raydog.errors import ProvisioningError
 PACKAGES = (
     "iproute2", "nftables", "openssh-client", "openssh-server", "procps", "redis-server", "redis-tools", "rsync",
 )  # fmt: skip
-"""Debian packages whose programs an instance has."""
+"""Debian packages whose programs every instance has."""
 
 _LAYOUT = 1
 """Part of the key: raise it when the folder's contents change for the same packages."""
@@ -73,16 +73,20 @@ def cache_folder() -> Path:
     return (Path(base) if os.path.isabs(base) else Path.home() / ".cache") / "raydog" / "image"  # noqa: PTH117
 
 
-def ensure_packages(cache_dir: Path | None = None, progress: Callable[[str], None] | None = None) -> Path:
+def ensure_packages(
+    cache_dir: Path | None = None,
+    progress: Callable[[str], None] | None = None,
+    packages: Sequence[str] = PACKAGES,
+) -> Path:
     """The folder with the unpacked packages that the host lacks; made on first use, then reused offline.
 
-    ``progress`` gets a line before each step that takes a while. Raises `ProvisioningError` when apt, the
-    network or a package is missing.
+    Each set of ``packages`` has a folder of its own. ``progress`` gets a line before each step that takes a while.
+    Raises `ProvisioningError` when apt, the network or a package is missing.
     """
     say = progress or (lambda _line: None)
     folder = cache_dir or cache_folder()
-    present = _packages_of_host()
-    target = folder / _key(present)
+    present = _packages_of_host(packages)
+    target = folder / _key(packages, present)
     if target.is_dir():
         return target
     folder.mkdir(parents=True, exist_ok=True)
@@ -94,7 +98,7 @@ def ensure_packages(cache_dir: Path | None = None, progress: Callable[[str], Non
             work.chmod(0o755)
             tree = work / "tree"
             tree.mkdir(mode=0o755)
-            if missing := [name for name in PACKAGES if name not in present]:
+            if missing := [name for name in packages if name not in present]:
                 for archive in _download(missing, work, say):
                     _run(["dpkg-deb", "--extract", str(archive), str(tree)], missing)
                 tidy(tree)
@@ -147,20 +151,20 @@ def tidy(tree: Path) -> None:
             path.chmod(stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID))
 
 
-def _key(present: frozenset[str]) -> str:
+def _key(packages: Sequence[str], present: frozenset[str]) -> str:
     release = platform.freedesktop_os_release()
     system = f"{release['ID']}-{release.get('VERSION_CODENAME') or release.get('VERSION_ID', 'unknown')}"
     machine = platform.machine()
-    parts = (str(_LAYOUT), system, machine, *PACKAGES, "present", *sorted(present))
+    parts = (str(_LAYOUT), system, machine, *packages, "present", *sorted(present))
     return f"{system}-{machine}-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
 
 
-def _packages_of_host() -> frozenset[str]:
+def _packages_of_host(packages: Sequence[str]) -> frozenset[str]:
     if shutil.which("dpkg-query") is None:
         raise _missing_tools("dpkg-query")
     # The exit status is 1 when one of them is unknown, which is an answer here.
     answer = subprocess.run(
-        ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\n", *PACKAGES],
+        ["dpkg-query", "--show", "--showformat", "${db:Status-Status} ${Package}\n", *packages],
         capture_output=True,
         text=True,
         check=False,

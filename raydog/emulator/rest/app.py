@@ -84,6 +84,8 @@ class Api:
             body = await request.read()
         except web.HTTPRequestEntityTooLarge:
             return _problem(413, "Content Too Large", f"a body has at most {LARGEST_BODY} bytes", request.path)
+        except ConnectionResetError:  # the client has died while it sent
+            return _dropped(request)
         except web.RequestPayloadError as error:
             return _problem(400, "Bad Request", f"the body cannot be read: {error}", request.path)
         found = self._router.find(request.method, request.path)

@@ -151,7 +151,7 @@ def _close_all_but(kept: int) -> None:
 def _setup(message: dict[str, Any]) -> init.Machine:
     """Make the namespaces, the network and the image layer.
 
-    ``workplace`` (an empty folder of the host to mount on), ``interface``, ``gateway``, ``prefix``, ``tree``
+    ``workplace`` (an empty folder of the host to mount on), ``interface``, ``gateway``, ``prefix``, ``trees``
     (unpacked packages), ``visible`` and ``hidden`` (folders of the host), ``account`` (name, number),
     ``python`` (see `python_environment.build`), ``keygen`` (program, library folders).
     """
@@ -167,7 +167,8 @@ def _setup(message: dict[str, Any]) -> init.Machine:
     layer.root.chmod(0o755)
     account = Account(*message["account"])
     owner = (account.number, account.number)
-    layer.add_tree(Path(message["tree"]))
+    for tree in message["trees"]:
+        layer.add_tree(Path(tree))
     layer.hide_private(message["hidden"], message["visible"])
     layer.accounts(account.name, account.number, HOME)
     layer.ssh_server(message["keygen"], {"LD_LIBRARY_PATH": message["libraries"]})

@@ -103,7 +103,9 @@ class Layer:
             inside = "/" + os.path.relpath(folder, tree)
             self.folder(os.path.normpath(inside))
             for name in files:
-                shutil.copy(Path(folder, name), self.at(inside) / name, follow_symlinks=False)
+                target = self.at(inside) / name
+                target.unlink(missing_ok=True)  # two trees may have the same package in them
+                shutil.copy(Path(folder, name), target, follow_symlinks=False)
         for folder, folders, _files in os.walk(tree):
             for name in folders:
                 link = Path(folder, name)

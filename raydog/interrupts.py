@@ -1,8 +1,8 @@
-"""Cleaning up after an interrupted ``ray up``: what this process made goes away again.
+"""Cleaning up after an interruption: what this process has made goes away again.
 
-While our own code makes the head, an interruption is an exception like others, and who made something ends it.
-Afterwards Ray sets the head up: its main thread only waits for another one, which an interruption does not stop, and
-Python ends no process before its threads have ended. So then the handler itself cleans up before it lets the
+While our own code makes something, an interruption is an exception like others, and who made it ends it. After
+``create_node`` Ray sets the head up: its main thread only waits for another one, which an interruption does not stop,
+and Python ends no process before its threads have ended. So then the handler itself cleans up before it lets the
 interruption go on: with the head gone, Ray's thread ends too.
 """
 

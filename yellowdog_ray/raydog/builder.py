@@ -1,0 +1,5 @@
+"""Old import path of `raydog.builder`."""
+
+from raydog.builder import RayDogCluster, RayDogClusterProxy
+
+__all__ = ["RayDogCluster", "RayDogClusterProxy"]

@@ -1,0 +1,5 @@
+"""The old import path of `raydog.tunnels`."""
+
+from raydog.tunnels import RayTunnels, SSHTunnelSpec
+
+__all__ = ["RayTunnels", "SSHTunnelSpec"]
