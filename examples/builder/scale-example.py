@@ -20,7 +20,7 @@ from datetime import timedelta
 from typing import Any
 
 import ray
-from setting import SSH_USER, Life, Place, arguments_parser, complete, hold, place, run, say, script
+from setting import SSH_USER, Life, Place, arguments_parser, complete, connect, hold, place, run, say, script
 
 from raydog.builder import RayDogCluster
 from raydog.errors import RayDogError
@@ -160,7 +160,7 @@ def main() -> int:
         address, key = public_ip or private_ip, str(here.private_key)
         with RayTunnels(address, SSH_USER, private_key_file=key, ray_tunnel_specs=ports):
             cluster.wait_for_workers(timeout=TIMEOUT, dashboard_address=f"localhost:{arguments.dashboard_port}")
-            with ray.init(f"ray://localhost:{arguments.client_port}"):
+            with connect(arguments.client_port):  # ray.init("ray://localhost:10001")
                 change_while_it_works(life, Stream(arguments.at_once, arguments.seconds))
             if arguments.hold:
                 hold()

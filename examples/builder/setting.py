@@ -17,22 +17,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, cast
 
 import ray
 
-from raydog.autoscaler.userdata import with_authorized_key
 from raydog.builder import RayDogCluster
 from raydog.emulator import daemon
 from raydog.emulator.record import StateDir
 from raydog.errors import ConfigError, RayDogError
+from raydog.userdata import with_authorized_key
 from raydog.yellowdog.credentials import Credentials, load_credentials
 
 SCRIPTS = Path(__file__).parent / "scripts"
 SSH_USER = "yd-agent"
+CONNECT_ATTEMPTS = 3
 LOCAL_PACKAGES = ("prometheus",)
 """What nodes of an emulator have besides; see ``raydog emulator start --package``."""
 
@@ -193,6 +195,21 @@ class Life:
         if self.saved:
             self.arguments.state_file.unlink()
             say(f"{self.arguments.cluster_name} has been shut down")
+
+
+def connect(port: int) -> AbstractContextManager[Any]:
+    """Ray's client through a tunnel, as a context manager.
+
+    The head starts a server for each client, which now and then fails on a busy machine: then once more.
+    """
+    for left in reversed(range(CONNECT_ATTEMPTS)):
+        try:
+            return cast(AbstractContextManager[Any], ray.init(f"ray://localhost:{port}"))
+        except ConnectionError as error:
+            if not left:
+                raise
+            say(f"the head could not serve a client ({str(error).strip().splitlines()[-1]}); once more")
+    raise AssertionError("unreachable")
 
 
 def hold() -> None:

@@ -13,31 +13,32 @@ which works from anywhere, as it does if this program is killed.
 from __future__ import annotations
 
 import argparse
+import random
 from collections import Counter
 from datetime import timedelta
 
 import ray
-from setting import SSH_USER, Life, Place, arguments_parser, complete, hold, place, run, say, script
+from setting import SSH_USER, Life, Place, arguments_parser, complete, connect, hold, place, run, say, script
 
 from raydog.builder import RayDogCluster
 from raydog.tunnels import RayTunnels, SSHTunnelSpec
 
 TIMEOUT = timedelta(minutes=15)
+POOLS = ("first-kind", "second-kind")
 
 
-@ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+@ray.remote(num_cpus=1)
 def points_in_circle(points: int) -> tuple[str, int]:
     """How many of so many random points lie in the unit circle; and which node counted them."""
-    import random  # noqa: PLC0415 - on the worker
-
     inside = sum(random.random() ** 2 + random.random() ** 2 < 1 for _ in range(points))  # noqa: S311
     kind = ray.get_runtime_context().get_node_labels().get("instance-type", "unknown type")
     return f"{ray.util.get_node_ip_address()} ({kind})", inside
 
 
 def estimate_pi(tasks: int, points: int) -> None:
-    """The job: an estimate, and which node did how many of the tasks."""
-    answers = ray.get([points_in_circle.remote(points) for _ in range(tasks)])
+    """The job, half of it on each kind of worker: an estimate, and which node did how many of the tasks."""
+    kinds = [points_in_circle.options(label_selector={"worker-pool": pool}) for pool in POOLS]
+    answers = ray.get([kinds[number % 2].remote(points) for number in range(tasks)])
     say(f"pi is about {4 * sum(inside for _node, inside in answers) / (tasks * points):.4f}")
     for node, count in sorted(Counter(node for node, _inside in answers).items()):
         say(f"  {node} did {count} of {tasks} tasks")
@@ -62,7 +63,7 @@ def define(here: Place, arguments: argparse.Namespace) -> RayDogCluster:
         observability_node_images_id=here.images_id,
         observability_node_userdata=here.user_data(INSTALL_OBSERVABILITY="yes"),
     )
-    for pool, template in zip(("first-kind", "second-kind"), here.worker_templates, strict=True):
+    for pool, template in zip(POOLS, here.worker_templates, strict=True):
         cluster.add_worker_pool(
             worker_node_compute_requirement_template_id=template,
             worker_node_task_script=here.worker_script(pool),
@@ -111,7 +112,7 @@ def main() -> int:
             dashboard = f"localhost:{arguments.dashboard_port}"
             workers = cluster.wait_for_workers(timeout=TIMEOUT, dashboard_address=dashboard)
             say(f"workers have joined: {workers}; the dashboard: http://{dashboard}")
-            with ray.init(f"ray://localhost:{arguments.client_port}"):
+            with connect(arguments.client_port):  # ray.init("ray://localhost:10001")
                 estimate_pi(arguments.tasks, arguments.points)
             if arguments.hold:
                 hold()

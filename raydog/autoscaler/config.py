@@ -20,7 +20,7 @@ from typing import Any, Literal, cast
 from raydog.autoscaler import files
 from raydog.autoscaler.fields import Findings, Section
 from raydog.autoscaler.uploads import FileUpload, read_uploads
-from raydog.autoscaler.userdata import combine
+from raydog.userdata import combine
 from raydog.yellowdog import naming
 
 Credentials = Literal["ssh", "task_environment"]

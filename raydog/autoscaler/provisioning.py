@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raydog.autoscaler.config import ClusterConfig, NodeType
-from raydog.autoscaler.userdata import with_authorized_key
+from raydog.userdata import with_authorized_key
 from raydog.yellowdog import naming
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.launching import provision

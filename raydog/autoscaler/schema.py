@@ -21,7 +21,7 @@ from raydog.autoscaler.ray_keys import (
     worker_setup_keys,
 )
 from raydog.autoscaler.uploads import FileUpload
-from raydog.autoscaler.userdata import EMPTY_SCRIPT, can_authorize_key
+from raydog.userdata import EMPTY_SCRIPT, can_authorize_key
 from raydog.yellowdog import naming
 
 _RAY_PROVIDER_KEYS = (

@@ -59,9 +59,11 @@ class Faults:
         if optional and value is None:
             return
         if not isinstance(value, str):
-            self.add(argument, "missing" if value is None else f"must be a text, not {type(value).__name__}")
+            self.add(
+                argument, "is missing or empty" if value is None else f"must be a text, not {type(value).__name__}"
+            )
         elif not value.strip() and not optional:
-            self.add(argument, "is empty")
+            self.add(argument, "is missing or empty")
 
     def spec(self, prefix: str, script_argument: str, spec: NodeSpec) -> None:
         """The arguments of one kind of node."""

@@ -82,7 +82,7 @@ class RayDogClusterProxy:
 
 def end_saved(gateway: Gateway, state: SavedState, report: Reporter) -> list[str]:
     """End everything of a saved cluster and wait for it; return, in words, what was gone already."""
-    name = _name_of(state)
+    name = name_of(state)
     failure: TeardownError | None = None
     begun, gone = Teardown(), list[str]()
     try:
@@ -104,7 +104,7 @@ def end_saved(gateway: Gateway, state: SavedState, report: Reporter) -> list[str
     return gone
 
 
-def _name_of(state: SavedState) -> ClusterName | None:
+def name_of(state: SavedState) -> ClusterName | None:
     """Under which name its things are found; None if the state has no cluster id, so not a name of ours."""
     if state.cluster_id is None or not state.cluster_name or naming.check_name(state.cluster_namespace) is not None:
         return None

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from raydog.builder.proxy import _name_of
+from raydog.builder.proxy import name_of
 from raydog.builder.state import SavedState
 from raydog.errors import NotFoundError
 from raydog.yellowdog.cluster import FINISHED, find_pools
@@ -94,7 +94,7 @@ def _requirement(gateway: Gateway, requirement_id: str) -> tuple[str | None, str
 
 
 def _added_later(gateway: Gateway, saved: SavedState) -> list[PoolRecord]:
-    name = _name_of(saved)
+    name = name_of(saved)
     if name is None:
         return []
     return [pool for pool in find_pools(gateway, name, saved.cluster_id) if pool.pool_id not in saved.worker_pool_ids]

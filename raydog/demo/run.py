@@ -203,8 +203,8 @@ def measure_floor(scene: Scene, emulator: Running, progress: Progress) -> float:
 @contextmanager
 def booted_node(folder: Path, emulator: Running, progress: Progress) -> Iterator[str]:
     """A node as a head has it, booted and idle, with the demo's key; its address. Gone afterwards."""
-    from raydog.autoscaler.userdata import with_authorized_key  # noqa: PLC0415 - imports Ray
     from raydog.ssh import SshTarget, wait_for_login  # noqa: PLC0415
+    from raydog.userdata import with_authorized_key  # noqa: PLC0415 - imports Ray
     from raydog.yellowdog import cluster as clusters  # noqa: PLC0415
     from raydog.yellowdog import naming, teardown  # noqa: PLC0415
     from raydog.yellowdog.credentials import load_credentials  # noqa: PLC0415

@@ -12,11 +12,10 @@
 Nodes are ephemeral and addresses are used again, so a node's host key is accepted and not remembered.
 """
 
-from raydog.ssh.forwarding import Forward, PortForwarding
 from raydog.ssh.login import login, wait_for_login
 from raydog.ssh.session import Completed, RemoteFile, SshSession
 from raydog.ssh.target import SshTarget
-from raydog.ssh.tunnel import Tunnel
+from raydog.ssh.tunnel import Forward, PortForwarding, Tunnel
 
 __all__ = [
     "Completed",

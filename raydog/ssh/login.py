@@ -41,11 +41,20 @@ class _NotYetError(Exception):
     """The server cannot be reached or is not ready. Its text says what was seen."""
 
 
-class _AcceptAny(MissingHostKeyPolicy):
-    """Accept every host key and keep none (see the package's docstring)."""
+class _HostKeyPolicy(MissingHostKeyPolicy):
+    """Accept every host key (see the package's docstring), or the expected one only; keep none."""
 
-    def missing_host_key(self, client: object, hostname: object, key: object) -> None:
-        """Do not object."""
+    def __init__(self, target: SshTarget, expected: PKey | None) -> None:
+        self._target = target
+        self._expected = expected
+
+    def missing_host_key(self, client: object, hostname: object, key: PKey) -> None:
+        """Raise `StateError` for another key, before any credentials are shown."""
+        if self._expected not in (None, key):
+            raise StateError(
+                f"another machine answers at {self._target} now (its host key is not the one from before). If that is "
+                f"what you want to reach, start the tunnels anew."
+            )
 
 
 class PromptSocket(socket.socket):
@@ -70,20 +79,33 @@ class PromptSocket(socket.socket):
         return super().recv(bufsize, flags)
 
 
-def login(target: SshTarget) -> SshSession:
+def login(target: SshTarget, host_key: PKey | None = None) -> SshSession:
     """Log in once.
 
     Raises `CredentialsError` if the key is unusable or refused, `ConfigError` if the proxy command cannot be
-    run, `ProvisioningError` (category ``SSH``) if the server does not answer.
+    run, `ProvisioningError` (category ``SSH``) if the server does not answer, `StateError` if its host key is not
+    ``host_key`` (None: any).
     """
     try:
-        return _attempt(target, load_private_key(target))
+        return _attempt(target, load_private_key(target), host_key=host_key)
     except _NotYetError as error:
-        raise ProvisioningError(
-            f"no SSH connection to {target}{_through(target)}: {error}. Check that the node runs, and that "
-            f"port {target.port} is open from here.",
-            "SSH",
-        ) from error
+        raise _no_connection(target, error) from error
+
+
+def connect(target: SshTarget) -> PromptSocket:
+    """A direct connection, without a login. Raises `ProvisioningError` (category ``SSH``) as `login` does."""
+    try:
+        return _connect(target, target.connect_timeout)
+    except _NotYetError as error:
+        raise _no_connection(target, error) from error
+
+
+def _no_connection(target: SshTarget, error: _NotYetError) -> ProvisioningError:
+    return ProvisioningError(
+        f"no SSH connection to {target}{_through(target)}: {error}. Check that the node runs, and that "
+        f"port {target.port} is open from here.",
+        "SSH",
+    )
 
 
 def wait_for_login(
@@ -123,13 +145,14 @@ def _through(target: SshTarget) -> str:
     return " through ssh_proxy_command" if target.proxy_command else ""
 
 
-def _attempt(target: SshTarget, key: PKey | None, connect_limit: float | None = None) -> SshSession:
+def _attempt(
+    target: SshTarget, key: PKey | None, connect_limit: float | None = None, host_key: PKey | None = None
+) -> SshSession:
     """One login. Raises `_NotYetError` if trying again may help."""
-    limit = min(target.connect_timeout, connect_limit or target.connect_timeout)
     if target.proxy_command:
         proxy = ProxyConnection(target)
         try:
-            return _authenticate(target, key, proxy.sock, proxy)
+            return _authenticate(target, key, proxy.sock, proxy, host_key)
         except _NotYetError as error:
             try:
                 if (reason := proxy.failure()) is not None:
@@ -140,23 +163,26 @@ def _attempt(target: SshTarget, key: PKey | None, connect_limit: float | None = 
         except BaseException:
             proxy.close()
             raise
+    sock = _connect(target, min(target.connect_timeout, connect_limit or target.connect_timeout))
+    return _authenticate(target, key, sock, None, host_key)
+
+
+def _connect(target: SshTarget, limit: float) -> PromptSocket:
     try:
-        sock = socket.create_connection((target.host, target.port), timeout=limit)
+        return PromptSocket.take(socket.create_connection((target.host, target.port), timeout=limit))
     except TimeoutError as error:
         raise _NotYetError(f"no answer from port {target.port} in {limit:g} s") from error
     except OSError as error:
         raise _NotYetError(f"port {target.port}: {(error.strerror or str(error)).lower()}") from error
-    sock = PromptSocket.take(sock)
-    return _authenticate(target, key, sock, None)
 
 
 def _authenticate(
-    target: SshTarget, key: PKey | None, sock: socket.socket, proxy: ProxyConnection | None
+    target: SshTarget, key: PKey | None, sock: socket.socket, proxy: ProxyConnection | None, host_key: PKey | None
 ) -> SshSession:
     own_keys = key is None and target.password is None
     client = SSHClient()
     client.set_log_channel(_LOG)
-    client.set_missing_host_key_policy(_AcceptAny())
+    client.set_missing_host_key_policy(_HostKeyPolicy(target, host_key))
     try:
         client.connect(
             target.host,

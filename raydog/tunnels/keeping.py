@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from paramiko import ChannelException, SSHException
+from paramiko import ChannelException, SSHException, Transport
 
 from raydog.errors import ProvisioningError, RayDogError
-from raydog.ssh import PortForwarding, SshSession
+from raydog.ssh import PortForwarding
 
 PROBE_SECONDS = 15.0
 """Between questions to the server. Keep-alive messages want no answer, so they do not tell a dead connection."""
@@ -50,10 +50,11 @@ class Keeper:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            session = self._forwarding.session
-            why = self._watch(session) if session is not None else "the login was lost"
-            if session is not None:
-                session.close()
+            transport = self._forwarding.transport
+            why = "the login was lost"
+            if transport is not None:
+                why = _watch(transport)
+                transport.close()  # one that merely fell silent, too
             if self._stop.is_set():
                 return
             began = time.monotonic()
@@ -70,15 +71,6 @@ class Keeper:
                 return
             if not self._stop.is_set():
                 self._report(f"connected again to {self._forwarding.target} after {time.monotonic() - began:.0f} s")
-
-    def _watch(self, session: SshSession) -> str:
-        """Return when the login is lost, with what was seen."""
-        while True:
-            session.transport.join(PROBE_SECONDS)  # its thread ends with the connection
-            if not session.is_alive:
-                return "closed by the other side"
-            if not _answers(session):
-                return f"no answer for {PROBE_TIMEOUT_SECONDS:g} s" if session.is_alive else "closed by the other side"
 
     def _connect_again(self) -> None:
         """Raises what makes it useless to go on."""
@@ -97,10 +89,20 @@ class Keeper:
             return
 
 
-def _answers(session: SshSession) -> bool:
+def _watch(transport: Transport) -> str:
+    """Return when the login is lost, with what was seen."""
+    while True:
+        transport.join(PROBE_SECONDS)  # its thread ends with the connection
+        if not transport.is_active():
+            return "closed by the other side"
+        if not _answers(transport):
+            return f"no answer for {PROBE_TIMEOUT_SECONDS:g} s" if transport.is_active() else "closed by the other side"
+
+
+def _answers(transport: Transport) -> bool:
     """Ask for a channel, and for nothing on it. A refusal is an answer too."""
     try:
-        session.transport.open_session(timeout=PROBE_TIMEOUT_SECONDS).close()
+        transport.open_session(timeout=PROBE_TIMEOUT_SECONDS).close()
     except ChannelException:
         return True
     except (SSHException, OSError, EOFError):

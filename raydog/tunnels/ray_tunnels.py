@@ -22,9 +22,6 @@ PROMETHEUS_PORT = 9090
 
 Self = TypeVar("Self", bound="RayTunnels")
 
-_PATIENCE_SECONDS = 15.0
-"""How long a new connection waits for a lost login to come back, before it is closed."""
-
 
 class RayTunnels:
     """SSH tunnels to a head: ``ray://localhost:10001`` and ``http://localhost:8265``, unless others are asked for.
@@ -34,8 +31,8 @@ class RayTunnels:
         with RayTunnels(head_ip, "yd-agent", private_key_file="~/.ssh/raydog"):
             ray.init("ray://localhost:10001")
 
-    All tunnels share one SSH login. When it is lost it is made anew by itself, and the local ports stay open
-    meanwhile; connections that went through it are closed. All methods may be called from several threads.
+    All tunnels share one SSH login. When it is lost it is made anew by itself; until then the local ports are closed,
+    and connections that went through it are gone. All methods may be called from several threads.
     """
 
     def __init__(
@@ -129,17 +126,17 @@ class RayTunnels:
         return keeper.fault if keeper is not None else None
 
     def start_tunnels(self) -> None:
-        """Open the local ports, then log in: all of it or nothing. Harmless when started.
+        """Log in and open the local ports: all of it or nothing. Harmless when started.
 
         Raises `ConfigError` for a local port that is taken, before any login; `CredentialsError` if the key cannot be
         used or the login is refused; `ProvisioningError` if the head does not answer; `StateError` if it is stopped
         meanwhile.
         """
         with self._starting:
-            if self._keeper is not None and self._keeper.fault is None:
+            if not self._specs or (self._keeper is not None and self._keeper.fault is None):
                 return
             forwards = [Forward(s.local_host, s.local_port, s.remote_host, s.remote_port) for s in self._specs]
-            forwarding = PortForwarding(self._target, forwards, patience=_PATIENCE_SECONDS, same_host=True)
+            forwarding = PortForwarding(self._target, forwards, same_host=True)
             with self._lock:  # where `stop_tunnels` finds it, which does not wait for a login
                 self._forwarding, self._keeper = forwarding, None
             try:

@@ -64,10 +64,12 @@ def by_stale_proxy(state: Path) -> None:
     [
         pytest.param(programs.build, by_name, id="build"),
         pytest.param(programs.build_with_observability, by_name, id="build with observability"),
+        pytest.param(programs.build_over_leftovers, by_name, id="build over leftovers"),
         pytest.param(programs.add_a_pool, by_proxy, id="add_worker_pool"),
         pytest.param(programs.add_a_pool, by_name, id="add_worker_pool, state lost"),
         pytest.param(programs.remove_a_pool, by_stale_proxy, id="remove_worker_pool"),
-        pytest.param(programs.remove_a_pool, by_name, id="remove_worker_pool, state lost"),
+        pytest.param(programs.remove_a_pool_that_has_not_come, by_stale_proxy, id="remove_worker_pool, not come"),
+        pytest.param(programs.remove_a_pool_that_has_not_come, by_name, id="remove_worker_pool, state lost"),
         pytest.param(programs.shut_down, by_stale_proxy, id="shut_down"),
         pytest.param(programs.shut_down_from_elsewhere, by_stale_proxy, id="proxy's shut_down"),
     ],

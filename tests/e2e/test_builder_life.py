@@ -69,6 +69,7 @@ def test_cluster_changes_while_it_works_and_a_proxy_ends_it_after_a_kill(
         RAYDOG_HEAD_TEMPLATE="local/head",
         RAYDOG_WORKER_TEMPLATES="local/worker,local/head",
         RAYDOG_RAY_START_OPTIONS="--num-cpus=1",
+        TMPDIR=str(tmp_path),  # a program that is killed leaves its temporary folder
     )
     command = example("scale-example.py", "--cluster-name", NAME, "--state-file", "state.json", "--hold")
     program = Command(command, tmp_path, settings, tmp_path / "log", stdin=subprocess.PIPE)

@@ -22,7 +22,11 @@ from raydog.yellowdog.records import PoolRequest
 from tests.support.killing import Stage
 
 NAMESPACE = "tests"
-TEMPLATES = (Template("quick/head", boot_seconds=0.02), Template("quick/worker", boot_seconds=0.02))
+TEMPLATES = (
+    Template("quick/head", boot_seconds=0.02),
+    Template("quick/worker", boot_seconds=0.02),
+    Template("quick/never", boots=False),
+)
 STATE_FILE = "state.json"
 SMALL, LARGE = 1, 3
 """Nodes of the two pools that a cluster is built with."""
@@ -66,11 +70,17 @@ def make_cluster(
     return cluster
 
 
-def built_and_saved(stage: Stage) -> RayDogCluster:
-    """A cluster that was built, with its state in `STATE_FILE`, at the beginning of what is under test."""
+def built_and_saved(stage: Stage, late_pool: bool = False) -> RayDogCluster:
+    """A cluster whose nodes all run, with its state in `STATE_FILE`, at the beginning of what is under test.
+
+    With ``late_pool`` it has another one, called "late", whose nodes do not come.
+    """
     teardown.LOOKS_APART_SECONDS = QUICK_LOOKS
     cluster = make_cluster()
     cluster.build()
+    cluster.wait_for_workers(timeout=30.0)
+    if late_pool:
+        cluster.add_worker_pool("quick/never", SCRIPT, SMALL, "late")
     cluster.save_state_to_json_file(str(stage.folder / STATE_FILE))
     stage.begin()
     return cluster
@@ -110,12 +120,30 @@ def build_with_observability(stage: Stage) -> None:
     cluster.build()
 
 
+def build_over_leftovers(stage: Stage) -> None:
+    """An earlier cluster of the same name has lost its work, as at the end of its lifetime; its pools are idle."""
+    teardown.LOOKS_APART_SECONDS = QUICK_LOOKS
+    earlier, cluster = make_cluster(), make_cluster()
+    for one in (earlier, cluster):
+        one.remove_worker_pool_by_internal_name("large")
+    earlier.build()
+    assert earlier.work_requirement_id is not None
+    Gateway(load_credentials()).cancel_cluster(earlier.work_requirement_id)
+    stage.begin()
+    cluster.build()
+
+
 def add_a_pool(stage: Stage) -> None:
     built_and_saved(stage).add_worker_pool("quick/worker", SCRIPT, LARGE)
 
 
 def remove_a_pool(stage: Stage) -> None:
     built_and_saved(stage).remove_worker_pool_by_internal_name("large")
+
+
+def remove_a_pool_that_has_not_come(stage: Stage) -> None:
+    """Its tasks still wait for nodes: nothing but an abort ends them."""
+    built_and_saved(stage, late_pool=True).remove_worker_pool_by_internal_name("late")
 
 
 def shut_down(stage: Stage) -> None:

@@ -27,7 +27,7 @@ IMPORTED = ["pytest", "yellowdog_client.model", "tests.support.builder_programs"
 Moment = Literal["before", "after"]
 MOMENTS: tuple[Moment, ...] = ("before", "after")
 _ACTIONS = {"before": "drop_before", "after": "drop_after"}
-_CHANGES = ("add", "provision", "update", "cancel", "shutdown", "terminate")
+_CHANGES = ("add", "provision", "update", "cancel", "shutdown", "terminate", "transition")
 """What the names of operations begin with that change something (the SDK's methods)."""
 _SECONDS = 60.0
 
@@ -63,10 +63,14 @@ class Death:
     @property
     def certain(self) -> bool:
         """Whether every run comes there: how often a program reads depends on how long it has to wait."""
-        return self.number == 1 or self.operation.startswith(_CHANGES)
+        return self.number == 1 or _changes(self.operation)
 
     def __str__(self) -> str:
         return f"{self.moment} {self.operation} {self.number}"
+
+
+def _changes(operation: str) -> bool:
+    return operation.startswith(_CHANGES)
 
 
 @dataclass(frozen=True)
@@ -91,15 +95,16 @@ class Killing:
     def runs(self, program: Program) -> Iterator[Run]:
         """A run that is not disturbed, then for each of its calls one that is killed before it and one after it.
 
-        Calls that are made in parallel come in any order, so a call is known by its operation and its number among
-        the calls of that operation. Whoever iterates cleans up between two runs.
+        Of calls that only read there is no "after": to die then is to die before the next call. Calls that are made
+        in parallel come in any order, so a call is known by its operation and its number among the calls of that
+        operation. Whoever iterates cleans up between two runs.
         """
         whole = self.run(program)
         yield whole
         assert whole.operations, "the program calls nothing after Stage.begin"
         for operation, count in Counter(whole.operations).items():
             for number in range(1, count + 1):
-                for moment in MOMENTS:
+                for moment in MOMENTS if _changes(operation) else MOMENTS[:1]:
                     death = Death(operation, number, moment)
                     run = self.run(program, death)
                     assert run.killed or not death.certain, f"the program was not killed {death}: {run.operations}"

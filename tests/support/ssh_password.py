@@ -19,6 +19,8 @@ class PasswordSshServer:
         self._key = ECDSAKey.generate()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
+        self.seen: list[str] = []
+        """Passwords that were shown to it."""
         self._transports: list[Transport] = []
         self._threads = [threading.Thread(target=self._accept, name="password-sshd", daemon=True)]
 
@@ -46,8 +48,8 @@ class PasswordSshServer:
             transport = Transport(sock)
             transport.add_server_key(self._key)
             self._transports.append(transport)
-            door = _Door(self._allowed)
-            with suppress(SSHException, EOFError):
+            door = _Door(self._allowed, self.seen)
+            with suppress(SSHException, EOFError, OSError):  # also one that has gone by now
                 transport.start_server(server=door)
                 thread = threading.Thread(target=_serve, args=(transport, door), name="password-sshd", daemon=True)
                 self._threads.append(thread)
@@ -57,14 +59,16 @@ class PasswordSshServer:
 class _Door(ServerInterface):
     """Checks the password, and lets forwarded connections in."""
 
-    def __init__(self, allowed: tuple[str, str]) -> None:
+    def __init__(self, allowed: tuple[str, str], seen: list[str]) -> None:
         self._allowed = allowed
+        self._seen = seen
         self.destinations: dict[int, tuple[str, int]] = {}
 
     def get_allowed_auths(self, username: str) -> str:
         return "password"
 
     def check_auth_password(self, username: str, password: str) -> int:
+        self._seen.append(password)
         return AUTH_SUCCESSFUL if (username, password) == self._allowed else AUTH_FAILED
 
     def check_channel_direct_tcpip_request(

@@ -26,6 +26,14 @@ class Relay:
         with self._lock:
             self._frozen.update(self._open)
 
+    def lead_to(self, port: int) -> None:
+        """End all connections; new ones lead to another port."""
+        with self._lock:
+            self._to = port
+            for sock in self._open:
+                with suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
     def __enter__(self) -> Relay:
         self._threads[0].start()
         return self

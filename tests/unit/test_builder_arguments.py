@@ -34,15 +34,15 @@ def cluster(**changed: Any) -> RayDogCluster:
     ("changed", "said"),
     [
         ({"cluster_name": "my cluster"}, "cluster_name: contains ' '"),
-        ({"cluster_name": ""}, "cluster_name: is empty"),
+        ({"cluster_name": ""}, "cluster_name: is missing or empty"),
         ({"cluster_namespace": "My"}, "cluster_namespace: contains 'M'"),
-        ({"head_node_compute_requirement_template_id": None}, "template_id: missing"),
+        ({"head_node_compute_requirement_template_id": None}, "template_id: is missing or empty"),
         ({"head_node_ray_start_script": 5}, "start_script: must be a text, not int"),
         ({"head_node_instance_tags": {"a": 1}}, "head_node_instance_tags: must be a dictionary of texts"),
         ({"head_node_metrics_enabled": "yes"}, "head_node_metrics_enabled: must be True"),
         ({"cluster_lifetime": timedelta(0)}, "cluster_lifetime: must be"),
         ({"cluster_lifetime": 3600}, "cluster_lifetime: must be"),
-        ({"enable_observability": True}, "observability_node_compute_requirement_template_id"),
+        ({"enable_observability": True}, "observability_node_compute_requirement_template_id: is missing"),
         ({"yd_platform_api_url": "api.yellowdog.ai"}, "yd_platform_api_url"),
     ],
 )

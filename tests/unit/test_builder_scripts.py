@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import socket
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,6 +214,7 @@ def test_worker_whose_head_never_answers_gives_up(machine: Machine, closed_port:
 @pytest.mark.parametrize("name", WORKERS)
 def test_worker_that_waits_for_its_head_hears_an_abort(machine: Machine, closed_port: str, name: str) -> None:
     machine.program("timeout", "exit 124")
+    machine.program("ray", "exit 1")  # what waits is ended all the same
     process = machine.start(text(name), RAY_HEAD_IP="127.0.0.1", RAY_PORT=closed_port)
     machine.called("timeout")  # it looks for the head
     process.terminate()
@@ -340,3 +343,28 @@ def test_example_explains_itself_and_says_what_is_missing(tmp_path: Path, name: 
     assert "YD_API_KEY_ID" in unknown.stderr
     assert "Traceback" not in unknown.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_client_is_connected_again_when_the_head_could_not_serve_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], failures: int
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES / "builder"))
+    setting = importlib.import_module("setting")
+    context = object()
+    answers: list[Any] = [ConnectionAbortedError("first line\nno server")] * failures + [context]
+
+    def init(address: str) -> object:
+        assert address == "ray://localhost:1234"
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(setting.ray, "init", init)
+    if failures == 3:
+        with pytest.raises(ConnectionAbortedError):
+            setting.connect(1234)
+    else:
+        assert setting.connect(1234) is context
+    assert capsys.readouterr().out.count("(no server); once more") == 2

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from raydog.autoscaler.files import upload_destination
-from raydog.autoscaler.userdata import EMPTY_SCRIPT, can_authorize_key, combine, with_authorized_key
+from raydog.userdata import EMPTY_SCRIPT, can_authorize_key, combine, with_authorized_key
 
 KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAA"
 

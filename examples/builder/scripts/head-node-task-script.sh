@@ -16,7 +16,7 @@ ulimit -n 65536 2> /dev/null || ulimit -n "$(ulimit -Hn)" # Ray opens many files
 stop_ray() {
     local status=$?
     trap : TERM INT # a second signal does not cut this short
-    ray stop
+    ray stop || true # without Ray on this machine there is nothing to stop
     kill $(jobs -p) 2> /dev/null || true
     wait
     echo "Ray stopped"
