@@ -8,6 +8,7 @@ interruption go on: with the head gone, Ray's thread ends too.
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +19,10 @@ import click
 
 from raydog.errors import RayDogError
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []))
+"""The last one comes when a terminal is closed, or the connection that it came through is lost."""
 
 
 class InterruptGuard:
@@ -76,12 +80,12 @@ class InterruptGuard:
             return
         self._armed = False
         try:
-            click.echo("\nRayDog: interrupted; ending what this command has made ...", err=True)
+            _say("\nRayDog: interrupted; ending what this command has made ...")
             going = self._clean_up()
             outcome = f"still ending by itself: {'; '.join(going)}" if going else "nothing is left of it"
-            click.echo(f"RayDog: {outcome}.", err=True)
+            _say(f"RayDog: {outcome}.")
         except RayDogError as error:
-            click.echo(f"RayDog: {error}", err=True)
+            _say(f"RayDog: {error}")
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         previous = self._previous.get(number)
@@ -95,3 +99,10 @@ class InterruptGuard:
             previous(number, frame)
         else:
             raise SystemExit(128 + number)
+
+
+def _say(text: str) -> None:
+    try:
+        click.echo(text, err=True)
+    except OSError as error:  # the terminal may be gone, which must not stop the cleaning up
+        logger.debug("cannot say %r: %s", text, error)

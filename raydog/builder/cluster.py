@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from enum import Enum
 from pathlib import Path
@@ -16,7 +18,7 @@ from raydog.builder.cleaning import ending_on_failure, uninterrupted
 from raydog.builder.making import Made, Maker
 from raydog.builder.parallel import Calls
 from raydog.builder.reporting import Reporter
-from raydog.builder.state import SavedState
+from raydog.builder.state import SavedState, write_file
 from raydog.builder.workers import await_workers
 from raydog.errors import ConfigError, StateError
 from raydog.yellowdog import naming, teardown
@@ -71,8 +73,8 @@ class RayDogCluster:
 
         ``cluster_name`` is free again when a cluster has ended. Scripts are Bash, and run as tasks exactly as given;
         the head's gets ``OBSERVABILITY_HOST`` if there is an observability node. After ``cluster_lifetime``, counted
-        from `build`, all tasks end, and then their machines. ``on_progress`` gets each stage as a text; by default a
-        terminal shows it. Raises `ConfigError` with all faults, `CredentialsError`.
+        from `build`, all tasks end, and then, a quarter of an hour later at most, their machines. ``on_progress`` gets
+        each stage as a text; by default a terminal shows it. Raises `ConfigError` with all faults, `CredentialsError`.
         """
         faults = Faults()
         arguments.check_cluster(faults, cluster_name, cluster_namespace, cluster_tag, cluster_lifetime)
@@ -106,12 +108,14 @@ class RayDogCluster:
         self._report = Reporter(on_progress)
         self._calls = Calls()
         self._maker = Maker(self._gateway, self._name, cluster_tag, cluster_lifetime, self._report, self._calls)
+        self._maker.check = self._refuse_if_ending
         self._stage = _Stage.NEW
-        self._build_called = False
+        self._ends_by_name = True
         self._something_made = False
         self._made: Made | None = None
         self._pools_asked_for = 0
         self._lock = threading.RLock()
+        self._ending = threading.Event()
 
         self.work_requirement_id: str | None = None
         self.head_node_worker_pool_id: str | None = None
@@ -150,7 +154,7 @@ class RayDogCluster:
         ``OBSERVABILITY_HOST``. Without an internal name the pool is called ``worker-nodes-01`` and so on. Returns the
         pool's id, or None before `build`. When it fails nothing is left of the pool, and the cluster is as before.
         """
-        with self._lock:
+        with self._lock, self._remembering_failure():
             self._refuse_if(_Stage.SHUT_DOWN, "add_worker_pool()")
             spec = NodeSpec(
                 worker_node_compute_requirement_template_id,
@@ -164,7 +168,10 @@ class RayDogCluster:
             faults.spec("worker_node", "worker_node_task_script", spec)
             arguments.check_count(faults, worker_pool_node_count)
             faults.text("worker_pool_internal_name", worker_pool_internal_name, optional=True)
-            if worker_pool_internal_name in self.worker_node_worker_pools:
+            if (
+                isinstance(worker_pool_internal_name, str)
+                and worker_pool_internal_name in self.worker_node_worker_pools
+            ):
                 faults.add("worker_pool_internal_name", f"{worker_pool_internal_name!r} is in use already")
             faults.raise_if_any()
             self._pools_asked_for += 1
@@ -199,7 +206,9 @@ class RayDogCluster:
             self._refuse_if(_Stage.BUILT, "build()")
             if head_node_build_timeout is not None and not isinstance(head_node_build_timeout, timedelta):
                 raise ConfigError("head_node_build_timeout: must be a timedelta, or None for no limit")
-            self._build_called = True
+            if self._something_made:
+                raise StateError("build(): it has failed before and something may be left of it: call shut_down()")
+            self._ends_by_name = False
             try:
                 self._maker.clear_the_way()
             finally:
@@ -284,10 +293,8 @@ class RayDogCluster:
 
     def get_worker_pool_internal_name_by_id(self, worker_pool_id: str) -> str | None:
         """The internal name of the worker pool with this id, or None."""
-        return next(
-            (name for name, pool in self.worker_node_worker_pools.items() if pool.worker_pool_id == worker_pool_id),
-            None,
-        )
+        pools = {pool.worker_pool_id: name for name, pool in list(self.worker_node_worker_pools.items())}
+        return pools.get(worker_pool_id) if worker_pool_id is not None else None
 
     @property
     def worker_pool_ids(self) -> list[str]:
@@ -306,20 +313,30 @@ class RayDogCluster:
         """Cancel the work requirement, end all worker pools at once, and wait until nothing is left.
 
         On an object that was never built, this ends every builder cluster of exactly this name: the way out when the
-        program that has built it is gone and its state was not saved. A second call does nothing. Raises
-        `TeardownError` if something is left; then call it again.
+        program that has built it is gone and its state was not saved. But not where an exception is on its way, or
+        `add_worker_pool` has failed: a program that fails early and cleans up must end nobody else's cluster. A `build`
+        that still waits in another thread gives up. A second call does nothing. Raises `TeardownError` if something is
+        left; then call it again.
         """
+        self._ending.set()
         with self._lock:
             if self._stage is _Stage.SHUT_DOWN:
                 return
             try:
                 if self._something_made:
                     self._end(self._maker.cluster_id)
-                elif not self._build_called:
+                elif self._ends_by_name and sys.exc_info()[0] is None:
                     self._end(None)
+                else:
+                    self._report.done(f"cluster {self._cluster_name} was not built here: nothing is ended")
             finally:
+                self._ending.clear()
                 self._report.close()
             self._forget()
+
+    def _refuse_if_ending(self) -> None:
+        if self._ending.is_set():
+            raise StateError("build(): shut_down() was called meanwhile")
 
     def __enter__(self) -> RayDogCluster:
         return self
@@ -327,8 +344,9 @@ class RayDogCluster:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._ending.set()
         with self._lock:
-            self._build_called = True  # what others of this name have made is not this object's to end
+            self._ends_by_name = False  # what others of this name have made is not this object's to end
             with uninterrupted():
                 self.shut_down()
 
@@ -336,10 +354,20 @@ class RayDogCluster:
         report = self._report.unstoppable
         with uninterrupted():  # half a request is the one thing that must not be left behind
             self._calls.join()
-            begun = teardown.request_teardown(self._gateway, self._name, cluster_id=cluster_id, report=report)
+            begun = teardown.request_teardown(
+                self._gateway, self._name, cluster_id=cluster_id, pool_names=self._maker.pool_names, report=report
+            )
         going = teardown.await_teardown(self._gateway, self._name, begun, seconds, cluster_id=cluster_id, report=report)
         for text in going:
             report(f"still ending by itself: {text}")
+
+    @contextmanager
+    def _remembering_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            self._ends_by_name = False
+            raise
 
     def _end_own(self) -> None:
         self._end(self._maker.cluster_id)
@@ -375,8 +403,8 @@ class RayDogCluster:
             ).to_json()
 
     def save_state_to_json_file(self, file_name: str | Path) -> None:
-        """As `save_state_to_json`, into a file, which is replaced. Raises `OSError` if it cannot be written."""
-        Path(file_name).write_text(self.save_state_to_json() + "\n", encoding="utf-8")
+        """As `save_state_to_json`, into a file, which is replaced in one step. Raises `OSError` if it cannot be."""
+        write_file(Path(file_name), self.save_state_to_json() + "\n")
 
     def _refuse_if(self, stage: _Stage, call: str) -> None:
         if self._stage is stage:

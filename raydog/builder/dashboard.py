@@ -13,6 +13,7 @@ from raydog.errors import ConfigError, CredentialsError
 
 _SECONDS = 10.0
 _REFUSED = (401, 403)
+_LOOPBACK = ("localhost", "127.0.0.1")
 
 
 def nodes_url(address: str) -> str:
@@ -27,7 +28,7 @@ def alive_workers(url: str) -> int:
     """How many nodes other than heads are alive.
 
     Ray's token, where Ray's own commands find it, is sent only to a dashboard that wants one. Raises `OSError`,
-    `ValueError`, and for want of a token `CredentialsError`.
+    `ValueError`, `http.client.HTTPException`, and for want of a token `CredentialsError`.
     """
     try:
         data = _get(url, {})
@@ -44,8 +45,11 @@ def alive_workers(url: str) -> int:
 
 def _get(url: str, headers: dict[str, str]) -> Any:
     request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `nodes_url` lets only HTTP pass
+    # a proxy in the environment is for elsewhere, whether or not NO_PROXY says so: tunnels end on this machine
+    proxies = {} if (request.host or "").partition(":")[0] in _LOOPBACK else urllib.request.getproxies()
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler(proxies))
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 - as above
+        with opener.open(request, timeout=_SECONDS) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         error.close()

@@ -34,9 +34,13 @@ OBSERVABILITY = "observability"
 OBSERVABILITY_GROUP = "observability-node"
 
 _IDLE_SECONDS = 180.0
+_LONGEST_IDLE_NODE_SECONDS = 900.0
+"""A machine that waits for the head longer goes, and its pool, which costs nothing, gets another when work comes."""
 _BUILD_SECONDS = 1800.0
 """How long a head is given to boot where build() has no time-out: so long machines of workers wait for it."""
 _SHORTEST_BOOT_SECONDS = 60.0
+_LONGEST_SECONDS = 10 * 365 * 86400.0
+"""Who gives a longest time there is, such as timedelta.max, means that there is no limit."""
 _ENDED_POOL_SECONDS = 120.0
 
 
@@ -71,10 +75,14 @@ class Maker:
         calls: Calls,
     ) -> None:
         self.cluster_id = naming.new_cluster_id()
+        self.pool_names: set[str] = set()
+        """Of the pools that there may be; written before each is asked for, since its answer may be lost."""
+        self.check: Callable[[], None] = lambda: None
+        """Called while something is waited for; what it raises ends the waiting."""
         self._gateway = gateway
         self._name = name
         self._tag = tag
-        self._lifetime = lifetime
+        self._lifetime = None if lifetime is None else min(lifetime, timedelta(seconds=_LONGEST_SECONDS))
         self._report = report
         self._calls = calls
         self._started = time.monotonic()
@@ -125,13 +133,14 @@ class Maker:
         """
         self._started = time.monotonic()
         patience = self._patience(timeout)
-        boot = _BUILD_SECONDS if timeout is None else timeout.total_seconds()
+        boot = _BUILD_SECONDS if timeout is None else min(max(timeout.total_seconds(), 0.0), _LONGEST_SECONDS)
         self._idle_seconds = boot + _IDLE_SECONDS
         self._report.update("making the work requirement")
         cluster = self._calls.one(lambda: self._add_requirement(observability is not None, pools))
         self._yield_to_older(cluster)
 
-        # The first node's task goes out beside its pool: no pool is idle for long before its work is there.
+        # The first node's task goes out beside its pool, and before all others: a work requirement without one for long
+        # looks to other programs as if nobody were making it any more.
         singles = {HEAD: head} if observability is None else {OBSERVABILITY: observability, HEAD: head}
         first, first_spec = next(iter(singles.items()))
         provisioned = [
@@ -139,7 +148,7 @@ class Maker:
             *(partial(self._provision, pool) for pool in pools),
         ]
         first_task = partial(self._submit_single, cluster, first, first_spec, {})
-        calls: list[Callable[[], PoolRecord | NodeRecord]] = [*provisioned, first_task]
+        calls: list[Callable[[], PoolRecord | NodeRecord]] = [first_task, *provisioned]
         answers = self._calls.run(calls, partial(self._count_pools, len(provisioned)))
         records = [one for one in answers if isinstance(one, PoolRecord)]
         node = next(one for one in answers if isinstance(one, NodeRecord))
@@ -214,9 +223,10 @@ class Maker:
             instance_tags=spec.instance_tags,
             metrics_enabled=spec.metrics_enabled,
             boot_timeout_seconds=boot,
-            idle_node_seconds=self._idle_seconds,
+            idle_node_seconds=min(self._idle_seconds, _LONGEST_IDLE_NODE_SECONDS),
             idle_pool_seconds=self._idle_seconds,
         )
+        self.pool_names.add(request.name)
         return launching.provision(self._gateway, self._name.namespace, request, (spec.template,))
 
     def _submit_single(
@@ -256,11 +266,16 @@ class Maker:
     def _patience(self, timeout: timedelta | None) -> Patience:
         seconds = float("inf") if timeout is None else timeout.total_seconds()
         limit = f"{seconds / 60:g} minutes" if seconds >= 60 else f"{seconds:g} seconds"
+
+        def report(text: str, waited: float) -> None:
+            self.check()
+            self._report.update(text, waited)
+
         return Patience(
             lambda: max(self._started + seconds - time.monotonic(), 0.0),
             limit,
             "give build() a longer head_node_build_timeout",
-            self._report.update,
+            report,
         )
 
     def _remaining_lifetime(self) -> float | None:
@@ -276,7 +291,11 @@ class Maker:
     def end_pool(self, pool: WorkerPool, cluster: ClusterRecord) -> None:
         """Shut a worker pool down and terminate its machines at once; then see that no task of it waits for ever."""
         if pool.record is not None:
-            teardown.end_pool(self._gateway, pool.record, self._name.maker)
+            record = pool.record
+            if record.compute_requirement_id is None:  # perhaps not known yet when the pool was provisioned
+                record = self._gateway.get_pool(record.pool_id)
+            teardown.end_pool(self._gateway, record, self._name.maker)
+            self.pool_names.discard(record.name)
         if pool.group_id is not None:
             self._abort(cluster, pool.group_id)
 

@@ -72,6 +72,11 @@ class RayDogClusterProxy:
         finally:
             self._report.close()
             self._gateway.close()
+        if len(gone) == len(state.worker_pool_ids) + 1 and all(text.endswith(teardown.UNKNOWN) for text in gone):
+            raise StateError(
+                f"the platform at {self._gateway.api_url} knows nothing of cluster {state.cluster_name}: is this the "
+                "platform it was built on, and the key of the account it belongs to? " + "; ".join(gone)
+            )
         self._is_shut_down = True
         if gone:
             raise StateError(

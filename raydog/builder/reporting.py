@@ -32,9 +32,12 @@ class Reporter:
             self._tell(text)
 
     def count(self, what: str, done: int, total: int, note: str = "") -> None:
-        """How many of ``total`` are done."""
-        counted = f"{done} of {total} {what}{note}"
-        self.update(counted if self._on_progress is not None else f"{bar(done, total)} {counted}")
+        """How many of ``total`` are done. A line of a terminal has no room for what ``note`` says in brackets."""
+        counted = f"{done} of {total} {what}"
+        if self._on_progress is not None:
+            self.update(f"{counted}{note}")
+        else:
+            self.update(f"{bar(done, total)} {counted}{note.partition(' (')[0]}")
 
     def done(self, text: str) -> None:
         """A stage is complete."""

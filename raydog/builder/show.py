@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,9 +10,8 @@ from raydog.builder.state import SavedState
 from raydog.errors import NotFoundError
 from raydog.yellowdog.cluster import FINISHED, find_pools
 from raydog.yellowdog.gateway import Gateway
+from raydog.yellowdog.parallel import for_each
 from raydog.yellowdog.records import PoolRecord
-
-_PARALLEL_CALLS = 8
 
 
 @dataclass(frozen=True)
@@ -73,9 +71,8 @@ def look(gateway: Gateway, saved: SavedState) -> ClusterLife:
     `PlatformError` if the platform does not answer.
     """
     name, status, tasks = _requirement(gateway, saved.work_requirement_id)
-    with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="raydog-show") as executor:
-        pools = list(executor.map(lambda pool_id: _pool(gateway, pool_id), saved.worker_pool_ids))
-        pools += executor.map(lambda pool: _life(gateway, pool), _added_later(gateway, saved))
+    pools = for_each(lambda pool_id: _pool(gateway, pool_id), saved.worker_pool_ids)
+    pools += for_each(lambda pool: _life(gateway, pool), _added_later(gateway, saved))
     return ClusterLife(
         saved.cluster_name, saved.cluster_namespace, saved.work_requirement_id, name, status, tasks, tuple(pools)
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,12 +75,28 @@ class SavedState:
     def from_file(cls, file_name: str | Path) -> SavedState:
         """Raises `MissingFileError` if the file cannot be read, `ConfigError` if it holds no state."""
         try:
-            text = Path(file_name).read_text(encoding="utf-8")
+            text = Path(file_name).read_text(encoding="utf-8-sig")
         except OSError as error:
             raise MissingFileError(f"cannot read the cluster state {file_name}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise ConfigError(f"the cluster state {file_name} is no text in UTF-8") from error
         return cls.from_json(text, f"the cluster state {file_name}")
+
+
+def write_file(path: Path, text: str) -> None:
+    """Write a file so that it holds the old text or the new one, and never a part. Raises `OSError`."""
+    if path.exists() and not path.is_file():  # a pipe or a terminal
+        path.write_text(text, encoding="utf-8")
+        return
+    path = path.resolve()  # a link stays one
+    new = path.with_name(f".{path.name[:200]}.{os.getpid()}")
+    try:
+        new.write_text(text, encoding="utf-8")
+        if path.exists():
+            shutil.copymode(path, new)
+        new.replace(path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 def _is_id(value: object) -> bool:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from datetime import timedelta
+from http.client import HTTPException
+from math import isnan
 
 from raydog.builder.arguments import WorkerPool
 from raydog.builder.dashboard import alive_workers, nodes_url
@@ -16,6 +19,8 @@ from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.records import ClusterRecord, GroupRecord, NodeState, state_of
 
 _REASONS = 3
+_POOL_LOOK_SECONDS = 10.0
+_BEGUN = (NodeState.RUNNING, NodeState.ENDED)
 
 
 def await_workers(
@@ -34,6 +39,8 @@ def await_workers(
     if isinstance(wanted, bool) or not isinstance(wanted, int) or not 0 <= wanted <= asked_for:
         raise ConfigError(f"count: {count!r} cannot be waited for: the cluster's worker pools have {asked_for} nodes")
     seconds = timeout.total_seconds() if isinstance(timeout, timedelta) else timeout
+    if seconds is not None and (isinstance(seconds, bool) or not isinstance(seconds, int | float) or isnan(seconds)):
+        raise ConfigError(f"timeout: {timeout!r} is no timedelta, no number of seconds and not None")
     watch = _Watch(gateway, cluster, pools, wanted, dashboard_address, report)
     try:
         return wait_until(
@@ -46,7 +53,7 @@ def await_workers(
 
 
 class _Watch:
-    """One call of the platform for each look, however many workers there are."""
+    """One call of the platform for each look, however many workers there are; now and then one for each pool."""
 
     def __init__(
         self,
@@ -63,6 +70,8 @@ class _Watch:
         self._wanted = wanted
         self._dashboard = None if dashboard_address is None else nodes_url(dashboard_address)
         self._report = report
+        self._pools_looked = time.monotonic()
+        self._over: dict[str, str] = {}  # task groups whose pool gives no more nodes, and what is to say of it
 
     def look(self) -> Ready[int] | Pending:
         try:
@@ -80,19 +89,43 @@ class _Watch:
             self._report.done(f"{there} of {self._wanted} workers are there")
             return Ready(there)
         self._check_head(now.group(clusters.HEAD_GROUP))
-        possible = sum(pool.node_count for pool in self._pools.values()) - lost
+        self._look_at_pools()
+        never = sum(
+            max(self._pools[group.name].node_count - sum(_counted(group, one) for one in _BEGUN), 0)
+            for group in groups
+            if group.name in self._over
+        )
+        possible = sum(pool.node_count for pool in self._pools.values()) - lost - never
         if possible < self._wanted:
+            why = "; ".join(filter(None, (self._reasons(ended), *self._over.values())))
             raise ProvisioningError(
-                f"only {possible} of the {self._wanted} workers can still come: {self._reasons(ended)}", "WorkersFailed"
+                f"only {possible} of the {self._wanted} workers can still come: {why}", "WorkersFailed"
             )
         self._report.count("workers are there", there, self._wanted, note)
         return Pending(f"only {there} of {self._wanted} workers were there{note}")
 
+    def _look_at_pools(self) -> None:
+        """Now and then: a pool that has ended runs no task that still waits."""
+        if time.monotonic() - self._pools_looked < _POOL_LOOK_SECONDS:
+            return
+        self._pools_looked = time.monotonic()
+        records = {name: pool.record for name, pool in self._pools.items() if pool.record is not None}
+        for name, record in records.items():
+            try:
+                now = self._gateway.get_pool(record.pool_id)
+            except PlatformUnavailableError:
+                continue  # the next look may show it
+            if not now.live:
+                self._over[name] = (
+                    f"worker pool {self._pools[name].internal_name} is {now.status}"
+                    f"{launching.compute_trouble(self._gateway, now)}"
+                )
+
     def _alive_in_ray(self) -> tuple[int, str]:
         try:
             return alive_workers(str(self._dashboard)), " in Ray"
-        except (OSError, ValueError) as error:
-            return 0, f" (Ray's dashboard does not answer: {error})"
+        except (OSError, ValueError, HTTPException) as error:
+            return 0, f" in Ray (its dashboard does not answer: {error})"
 
     def _check_head(self, group: GroupRecord | None) -> None:
         if group is not None and _counted(group, NodeState.ENDED):

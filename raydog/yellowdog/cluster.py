@@ -7,13 +7,14 @@ that id. Both must fit before anything is touched: a prefix is never enough, and
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
+from raydog.errors import NotFoundError
 from raydog.yellowdog import naming, ownership
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.naming import Maker
+from raydog.yellowdog.parallel import for_each
 from raydog.yellowdog.records import (
     FINISHED_TASK_STATUSES,
     UNFINISHED_TASK_STATUSES,
@@ -34,7 +35,6 @@ UNFINISHED = (*LIVE, "CANCELLING")
 FINISHED = ("COMPLETED", "FAILED", "CANCELLED")
 """Statuses of work requirements."""
 _SURELY_OLD = timedelta(minutes=10)
-_PARALLEL_CALLS = 8  # a session keeps ten connections
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,23 @@ def find_clusters(gateway: Gateway, name: ClusterName, statuses: Sequence[str] =
         if cluster_id is None:
             continue
         cluster = gateway.get_cluster(requirement_id, cluster_id)
-        if is_ours(cluster, name):
+        if is_ours(cluster, name) and _still(cluster, statuses):
             found.append(cluster)
     return sorted(found, key=_age)
+
+
+def _still(cluster: ClusterRecord, statuses: Sequence[str]) -> bool:
+    """Whether a cluster has one of these statuses itself: a search may show an old one for a while."""
+    return cluster.status in statuses or cluster.status not in (*UNFINISHED, *FINISHED)
+
+
+def is_live(gateway: Gateway, name: ClusterName, cluster_id: str) -> bool:
+    """Whether the cluster with this id lives, asked for by its exact name: a search may show a new one late."""
+    try:
+        cluster = gateway.cluster_named(name.namespace, naming.requirement_name(name.cluster, cluster_id), cluster_id)
+    except NotFoundError:
+        return False
+    return is_ours(cluster, name) and _still(cluster, LIVE)
 
 
 def _age(cluster: ClusterRecord) -> tuple[datetime, str]:
@@ -132,7 +146,7 @@ def older_than(gateway: Gateway, name: ClusterName, cluster: ClusterRecord) -> C
         cluster_id = ownership.cluster_id_of(requirement_name, name.cluster)
         if cluster_id is not None and cluster_id != cluster.cluster_id:
             other = gateway.get_cluster(requirement_id, cluster_id)
-            if is_ours(other, name):
+            if is_ours(other, name) and _still(other, LIVE):
                 others.append(other)
     oldest = min(others, key=_age, default=None)
     return oldest if oldest is not None and _age(oldest) < _age(cluster) else None
@@ -166,9 +180,7 @@ def find_pools(gateway: Gateway, name: ClusterName, cluster_id: str | None = Non
     part = naming.requirement_name(name.cluster, cluster_id or "")
     found = gateway.find_pools(name.namespace, part)
     ids = [pool_id for pool_id, pool_name, status in found if status != "TERMINATED" and pool_name.startswith(part)]
-    with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="raydog-pools") as executor:
-        pools = list(executor.map(gateway.get_pool, ids))
-    for pool in pools:
+    for pool in for_each(gateway.get_pool, ids):
         if ownership.pool_belongs(pool.name, pool.worker_tag, name.cluster, name.maker) and (
             cluster_id is None or ownership.tag_belongs(pool.worker_tag, cluster_id, name.maker)
         ):

@@ -23,6 +23,15 @@ class Credentials:
     key_id: str
     key_secret: str = field(repr=False)
 
+    def __post_init__(self) -> None:
+        """Raises `CredentialsError` for a key that no request could carry: what refuses it later quotes the secret."""
+        for what, value in (("id", self.key_id), ("secret", self.key_secret)):
+            if not all("!" <= character <= "~" for character in value):
+                raise CredentialsError(
+                    f"the {what} of the YellowDog application key has a character that no key has: perhaps a space or "
+                    "a line break from copying"
+                )
+
     def as_environment(self) -> dict[str, str]:
         """The three ``YD_API_*`` variables."""
         return dict(zip(VARIABLES, (self.api_url, self.key_id, self.key_secret), strict=True))

@@ -6,22 +6,30 @@ turns up while it is waited for is ended too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from raydog.errors import NotFoundError, PlatformError, TeardownError
 from raydog.waiting import Clock, Pending, Ready, SystemClock, WaitTimeout, wait_until
 from raydog.yellowdog import naming, ownership
-from raydog.yellowdog.cluster import FINISHED, UNFINISHED, ClusterName, find_clusters, find_pools, is_ours
+from raydog.yellowdog.cluster import (
+    FINISHED,
+    UNFINISHED,
+    ClusterName,
+    find_clusters,
+    find_pools,
+    is_live,
+    is_ours,
+)
 from raydog.yellowdog.gateway import Gateway
 from raydog.yellowdog.naming import Maker
+from raydog.yellowdog.parallel import for_each
 from raydog.yellowdog.records import ClusterRecord, PoolRecord
 
 LOOKS_APART_SECONDS = 1.0
 """Between the two looks that must find nothing of a cluster that was torn down."""
 
-_PARALLEL_CALLS = 8  # a session keeps ten connections
+UNKNOWN = "is unknown to the platform"
 _AGAIN = {Maker.AUTOSCALER: "Run ray down again", Maker.BUILDER: "Call shut_down() again"}
 
 
@@ -40,10 +48,13 @@ def end_leftovers(
     pools = list(find_pools(gateway, name))
     if not pools:
         return ended
-    living = {cluster.cluster_id for cluster in find_clusters(gateway, name)}
+    living = {cluster.cluster_id: True for cluster in find_clusters(gateway, name)}
     failures: list[str] = []
     for pool in pools:
-        if ownership.cluster_id_of_tag(pool.worker_tag, name.maker) in living:
+        cluster_id = ownership.cluster_id_of_tag(pool.worker_tag, name.maker)
+        if cluster_id is not None and cluster_id not in living:
+            living[cluster_id] = is_live(gateway, name, cluster_id)
+        if cluster_id is None or living[cluster_id]:
             continue
         if pool.live:
             ended.append(pool.name)
@@ -61,12 +72,18 @@ class Teardown:
 
 
 def request_teardown(
-    gateway: Gateway, name: ClusterName, *, cluster_id: str | None = None, report: Callable[[str], None] | None = None
+    gateway: Gateway,
+    name: ClusterName,
+    *,
+    cluster_id: str | None = None,
+    pool_names: Iterable[str] = (),
+    report: Callable[[str], None] | None = None,
 ) -> Teardown:
     """Begin to end a cluster (or, without an id, all of exactly this name); return what there was.
 
     First the work requirements, so that no task can start any more; then the pools; then their compute, which ends the
-    machines at once. What is over already is success. Raises `TeardownError` after trying everything.
+    machines at once. What is over already is success. Who has just made pools gives their ``pool_names``: one that a
+    search does not show yet is asked for by its name. Raises `TeardownError` after trying everything.
     """
     say = report or (lambda _text: None)
     failures: list[str] = []
@@ -75,12 +92,26 @@ def request_teardown(
         say(f"cancelling work requirement {cluster.name}")
         _end_cluster(gateway, cluster, failures)
     pools = list(find_pools(gateway, name, cluster_id))
+    shown = {pool.name for pool in pools}
+    pools += _pools_named(gateway, name, [one for one in pool_names if one not in shown])
     for pool in pools:
         say(f"shutting down worker pool {pool.name}")
-    with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="raydog-teardown") as executor:
-        list(executor.map(lambda pool: _end_pool(gateway, pool, failures), pools))
+    for_each(lambda pool: _end_pool(gateway, pool, failures), pools)
     _raise_if(failures, name.maker)
     return Teardown(tuple(pools), tuple(found))
+
+
+def _pools_named(gateway: Gateway, name: ClusterName, pool_names: Sequence[str]) -> list[PoolRecord]:
+    """Those of these pools that there are and that may still have compute."""
+
+    def look(pool_name: str) -> PoolRecord | None:
+        try:
+            return gateway.pool_named(name.namespace, pool_name)
+        except NotFoundError:
+            return None
+
+    found = [pool for pool in for_each(look, pool_names) if pool is not None and pool.status != "TERMINATED"]
+    return [p for p in found if ownership.pool_belongs(p.name, p.worker_tag, name.cluster, name.maker)]
 
 
 def request_teardown_by_ids(
@@ -104,7 +135,7 @@ def request_teardown_by_ids(
             _end_cluster(gateway, cluster, failures)
             found.append(cluster)
     except NotFoundError:
-        gone.append(f"work requirement {requirement_id} is unknown to the platform")
+        gone.append(f"work requirement {requirement_id} {UNKNOWN}")
     except PlatformError as error:
         failures.append(f"{requirement_id}: {error}")
 
@@ -114,7 +145,7 @@ def request_teardown_by_ids(
             if not pool.live and _compute_is_over(gateway, pool):
                 return f"worker pool {pool.name} ({pool_id}) was {pool.status}"
         except NotFoundError:
-            return f"worker pool {pool_id} is unknown to the platform"
+            return f"worker pool {pool_id} {UNKNOWN}"
         except PlatformError as error:
             failures.append(f"{pool_id}: {error}")
             return None
@@ -122,8 +153,7 @@ def request_teardown_by_ids(
         _end_pool(gateway, pool, failures)
         return pool
 
-    with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="raydog-teardown") as executor:
-        ended = list(executor.map(end, pool_ids))
+    ended = for_each(end, pool_ids)
     _raise_if(failures, Maker.BUILDER)
     gone += [one for one in ended if isinstance(one, str)]
     return Teardown(tuple(one for one in ended if isinstance(one, PoolRecord)), tuple(found)), gone
@@ -246,8 +276,7 @@ class _Remains:
         if self._name is not None:
             left += self._end_new(self._name)
         left += [text for cluster in self._clusters.values() if (text := self._left_of_cluster(cluster))]
-        with ThreadPoolExecutor(_PARALLEL_CALLS, thread_name_prefix="raydog-teardown") as executor:
-            left += filter(None, executor.map(self._left_of_pool, list(self._pools.values())))
+        left += filter(None, for_each(self._left_of_pool, self._pools.values()))
         return left
 
     def _end_new(self, name: ClusterName) -> list[str]:

@@ -269,6 +269,21 @@ def test_shut_down_of_an_object_that_was_not_built_ends_what_lives_under_its_nam
     lost._gateway.close()
 
 
+def test_a_program_that_fails_before_it_builds_ends_nobody_elses_cluster(workshop: Workshop) -> None:
+    other, careless, interrupted = workshop.with_pool(), workshop.cluster(), workshop.with_pool()
+    other.build()
+    with pytest.raises(ConfigError):
+        careless.add_worker_pool("local/worker", SCRIPT, 0)
+    careless.shut_down()
+    try:
+        raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        interrupted.shut_down()
+    assert other.wait_for_workers(timeout=20) == 2
+    other.shut_down()
+    assert workshop.left() == {}
+
+
 def test_a_program_that_died_while_its_observability_node_booted_can_be_cleaned_up_after(workshop: Workshop) -> None:
     tag = NAME.worker_tag("abcdefgh", "observability")
     group = GroupRequest(making.OBSERVABILITY_GROUP, tag, tag, None)

@@ -182,7 +182,7 @@ def test_killed_emulator_leaves_nothing_after_the_next_command(daemon: Daemon, n
         left = sorted(path.name for path in daemon.folder.iterdir())
         assert left == ["emulator.log", "key.json", "lock"]
     # A new one's namespaces may have the old ones' numbers.
-    assert left_of(Footprint(seen.processes, frozenset()), daemon.folder, frozenset()) == []
+    assert left_of(Footprint(seen.processes), daemon.folder, frozenset()) == []
     assert processes_with(seconds) == []
     if next_command == "start":
         with daemon.platform() as platform:
@@ -233,7 +233,7 @@ def test_killed_keeper_loses_all_nodes_and_the_emulator_gets_another(daemon: Dae
         killed = footprint(daemon.keeper)
         os.kill(daemon.keeper, signal.SIGKILL)
         await_status(platform, task, "FAILED")
-        gone = Footprint(killed.processes, frozenset())  # the next keeper's namespaces may have the old ones' numbers
+        gone = Footprint(killed.processes)  # the next keeper's namespaces may have the old ones' numbers
         eventually(lambda: left_of(gone, daemon.folder, frozenset()) == [], "all processes end", 10)
         (task,) = work(platform, "echo a new node", name="more")
         await_status(platform, task, "COMPLETED")

@@ -144,6 +144,21 @@ def test_a_terminal_gets_a_bar_and_a_program_each_text_once(monkeypatch: pytest.
     assert texts == ["1 of 2 workers are there", "2 of 2 workers are there", "all is well"]
 
 
+def test_a_terminals_line_has_room_for_the_seconds_whatever_a_dashboard_answers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    shown = Reporter(None)
+    note = f" in Ray (its dashboard does not answer: {'long ' * 20})"
+    shown.count("workers are there", 0, 4, note)
+    shown.close()
+    assert "0 of 4 workers are there in Ray (0 s)" in terminal.getvalue()
+    texts: list[str] = []
+    Reporter(texts.append).count("workers are there", 0, 4, note)
+    assert texts == [f"0 of 4 workers are there{note}"]
+
+
 def test_nothing_is_shown_where_nobody_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     piped = io.StringIO()
     monkeypatch.setattr("sys.stderr", piped)
@@ -223,6 +238,14 @@ def test_a_token_goes_only_to_a_dashboard_that_wants_one(monkeypatch: pytest.Mon
     with dashboard(answer, seen=seen) as address:
         alive_workers(nodes_url(address))
     assert seen == [None]
+
+
+def test_a_dashboard_of_this_machine_is_not_asked_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with dashboard({"data": {"summary": [node("ALIVE")]}}) as address:
+        assert alive_workers(nodes_url(address)) == 1
 
 
 @pytest.mark.parametrize("answer", [{}, [], {"data": {"summary": [{}]}}, {"data": None}])

@@ -14,9 +14,10 @@ from raydog.interrupts import InterruptGuard
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
     """Python's own handlers before each test, and those of the test's runner afterwards."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.default_int_handler)  # an unguarded one must not end the tests
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -127,3 +128,17 @@ def test_an_interruption_does_not_stop_a_shielded_clean_up(cleaning: Cleaning) -
     assert not guard.interrupted
     with pytest.raises(KeyboardInterrupt), guard.making():
         signal.raise_signal(signal.SIGINT)
+
+
+def test_a_terminal_that_is_closed_is_an_interruption_though_nothing_can_be_said(
+    cleaning: Cleaning, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object, **__: object) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("click.echo", gone)
+    guard = InterruptGuard(cleaning)
+    guard.arm()
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGHUP)
+    assert cleaning.calls == 1
