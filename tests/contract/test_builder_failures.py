@@ -275,10 +275,11 @@ def test_a_program_that_fails_before_it_builds_ends_nobody_elses_cluster(worksho
     with pytest.raises(ConfigError):
         careless.add_worker_pool("local/worker", SCRIPT, 0)
     careless.shut_down()
-    try:
-        raise KeyboardInterrupt
-    except KeyboardInterrupt:
-        interrupted.shut_down()
+    with pytest.raises(ZeroDivisionError):
+        try:
+            _ = 1 / 0
+        finally:
+            interrupted.shut_down()
     assert other.wait_for_workers(timeout=20) == 2
     other.shut_down()
     assert workshop.left() == {}
