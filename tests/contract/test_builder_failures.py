@@ -178,6 +178,112 @@ def test_what_a_programs_progress_function_raises_ends_the_build_but_no_cleaning
     def fail(text: str) -> None:
         raise ZeroDivisionError(text)
 
+    with pytest.raises(ZeroDivisionError):
+        workshop.with_pool(on_progress=fail).build()
+    assert workshop.left() == {}
+
+
+def test_a_platform_that_fails_while_cleaning_up_is_asked_again(workshop: Workshop) -> None:
+    workshop.emulator.template("local/head", boots=False)
+    for operation in ("transition_work_requirement", "shutdown_worker_pool", "terminate_compute_requirement"):
+        workshop.emulator.fault(operation, "status", status=400, error_type="InvalidRequestException")
+    with pytest.raises(TimeoutError) as caught:
+        workshop.with_pool().build(timedelta(seconds=0.1))
+    assert "could not end" not in str(caught.value)
+    assert workshop.left() == {}
+
+
+def test_what_cannot_be_ended_is_said_and_shut_down_ends_it_later(
+    workshop: Workshop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cleaning, "_CLEAN_UP_SECONDS", 0.2)
+    workshop.emulator.template("local/head", boots=False)
+
+    def break_down(text: str) -> None:
+        if text.startswith("ending"):
+            workshop.emulator.fault(
+                "get_work_requirements", "status", status=400, error_type="NoLuck", message="no luck", times=1000
+            )
+
+    cluster = workshop.with_pool(on_progress=break_down)
+    with pytest.raises(TimeoutError, match=r"(?s)not EXECUTING.*no luck"):
+        cluster.build(timedelta(seconds=0.1))
+    workshop.emulator.clear_faults()
+    cluster.shut_down()
+    assert workshop.left() == {}
+
+
+def test_leaving_the_block_with_an_error_shuts_down_and_the_error_goes_on(workshop: Workshop) -> None:
+    with pytest.raises(ZeroDivisionError), workshop.with_pool() as cluster:  # noqa: PT012 - the block is the subject
+        cluster.build()
+        raise ZeroDivisionError
+    assert workshop.left() == {}
+
+
+def test_leaving_the_block_without_a_build_touches_nobody_elses_cluster(workshop: Workshop) -> None:
+    with workshop.with_pool() as cluster:
+        cluster.build()
+        before = workshop.left()
+        with workshop.cluster():
+            pass
+        assert workshop.left() == before
+
+
+def test_workers_that_fail_are_reported_as_soon_as_the_count_cannot_be_reached(workshop: Workshop) -> None:
+    with workshop.with_pool(3) as cluster:
+        cluster.build()
+        cluster.wait_for_workers(timeout=20)
+        lost = workshop.tasks_of(cluster, "small")[0]
+        workshop.gateway.abort_node(lost.task_id)
+        eventually(lambda: workshop.gateway.get_node(lost.task_id).status == "ABORTED", what="the task is aborted")
+        assert cluster.wait_for_workers(2, timeout=20) == 2
+        with pytest.raises(ProvisioningError, match=f"only 2 of the 3.*{lost.name} of worker pool small is ABORTED"):
+            cluster.wait_for_workers(timeout=600)
+
+
+def test_a_head_that_ends_is_reported_to_who_waits_for_workers(workshop: Workshop) -> None:
+    workshop.emulator.template("local/worker", boots=False)
+    with workshop.with_pool(1) as cluster:
+        cluster.build()
+        workshop.gateway.abort_node(str(cluster.head_node_task_id))
+        with pytest.raises(ProvisioningError, match="the head has ended"):
+            cluster.wait_for_workers(timeout=60)
+
+
+def test_workers_that_get_no_machine_are_a_timeout_that_says_why(workshop: Workshop) -> None:
+    workshop.emulator.template("local/worker", capacity=1)
+    with workshop.with_pool(3) as cluster:
+        cluster.build()
+        cluster.wait_for_workers(1, timeout=20)
+        with pytest.raises(TimeoutError, match=r"only 1 of 3 workers.*pool small: .Insufficient capacity"):
+            cluster.wait_for_workers(timeout=timedelta(seconds=0.1))
+
+
+# What an earlier program has left
+
+
+def test_shut_down_of_an_object_that_was_not_built_ends_what_lives_under_its_name(workshop: Workshop) -> None:
+    lost = workshop.with_pool()
+    lost.build()
+    workshop.cluster().shut_down()
+    assert workshop.left() == {}
+    lost._gateway.close()
+
+
+@contextmanager
+def closing_by_shut_down(cluster: RayDogCluster) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        cluster.shut_down()
+
+
+def test_a_program_that_fails_before_it_builds_ends_nobody_elses_cluster(workshop: Workshop) -> None:
+    other, careless, interrupted = workshop.with_pool(), workshop.cluster(), workshop.with_pool()
+    other.build()
+    with pytest.raises(ConfigError):
+        careless.add_worker_pool("local/worker", SCRIPT, 0)
+    careless.shut_down()
     with pytest.raises(ZeroDivisionError), closing_by_shut_down(interrupted):
         _ = 1 / 0
     assert other.wait_for_workers(timeout=20) == 2
