@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from raydog.autoscaler.config import ClusterConfig, NodeType
@@ -30,7 +31,7 @@ def add_head_pool(gateway: Gateway, config: ClusterConfig, cluster: ClusterRecor
     return provision(gateway, config.namespace, request, node_type.templates)
 
 
-def provision(gateway: Gateway, namespace: str, request: PoolRequest, templates: tuple[str, ...]) -> PoolRecord:
+def provision(gateway: Gateway, namespace: str, request: PoolRequest, templates: Sequence[str]) -> PoolRecord:
     """Provision a pool from the first of ``templates`` that the platform takes. Raises `ProvisioningError` with all
     refusals."""
     refusals = []
