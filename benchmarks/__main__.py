@@ -1,4 +1,4 @@
-"""Run all benchmarks: a table for people, ``benchmarks/results/latest.json`` for everything else.
+"""Run all benchmarks: a table and a picture for people, ``benchmarks/results/latest.json`` for everything else.
 
 Each row has ``name``, ``unit``, ``ours``, ``peer``, ``floor``, ``goal`` and ``met``. ``peer`` is the reference
 implementation's way of doing the same, ``floor`` the least that is possible, both from the same run; either may be
@@ -14,7 +14,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-SUITES = ("tags", "builder", "ray_up", "emulator")
+from benchmarks import plot
+
+SUITES = ("tags", "provider", "builder", "cluster", "emulator")
 RESULTS = Path(__file__).with_name("results") / "latest.json"
 
 
@@ -30,10 +32,12 @@ def main() -> int:
     rows: list[dict[str, Any]] = []
     for name in chosen:
         for row in importlib.import_module(f"benchmarks.{name}").run():
-            rows.append({"suite": name, **row})
+            rows.append({"suite": name, **row, "load": round(os.getloadavg()[0], 1)})
             _print(row)
     RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps([*kept, *rows], indent=2) + "\n", encoding="utf-8")
+    every = sorted([*kept, *rows], key=lambda row: SUITES.index(row["suite"]))
+    RESULTS.write_text(json.dumps(every, indent=2) + "\n", encoding="utf-8")
+    plot.write(every)
     missed = [row["name"] for row in rows if row["met"] is False]
     if missed:
         print(f"\ngoals missed: {', '.join(missed)}")
@@ -46,20 +50,17 @@ def _earlier(chosen: list[str]) -> list[dict[str, Any]]:
     """The rows of suites that are not run now."""
     if not RESULTS.exists():
         return []
-    return [row for row in json.loads(RESULTS.read_text(encoding="utf-8")) if row.get("suite") not in chosen]
+    rows: list[dict[str, Any]] = json.loads(RESULTS.read_text(encoding="utf-8"))
+    return [row for row in rows if row.get("suite") in SUITES and row["suite"] not in chosen]
 
 
 def _print(row: dict[str, Any]) -> None:
     met = {True: "met", False: "MISSED", None: "-"}[row["met"]]
-    numbers = "".join(f"{_number(row[key]):>8}" for key in ("ours", "peer", "floor", "goal"))
+    numbers = "".join(f"{plot.number(row[key]):>8}" for key in ("ours", "peer", "floor", "goal"))
     if not getattr(_print, "headed", False):
-        print(f"{'':<36}{'unit':>5}{'ours':>8}{'peer':>8}{'floor':>8}{'goal':>8}")
+        print(f"{'':<40}{'unit':>5}{'ours':>8}{'peer':>8}{'floor':>8}{'goal':>8}")
         setattr(_print, "headed", True)  # noqa: B010
-    print(f"{row['name']:<36.36}{row['unit']:>5}{numbers}  {met}", flush=True)
-
-
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
+    print(f"{row['name']:<40.40}{row['unit']:>5}{numbers}  {met}", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any
 import click
 from ray.autoscaler.tags import STATUS_UP_TO_DATE, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
 
+from raydog.autoscaler import remembered
 from raydog.autoscaler.config import ClusterConfig, NodeType
 from raydog.autoscaler.environment import changed_parts
 from raydog.autoscaler.files import base_dirs
+from raydog.autoscaler.remembered import RememberedHead
 from raydog.autoscaler.side import Tags
+from raydog.autoscaler.watching import TeardownWatch
 from raydog.errors import ConfigError, RayDogError, StateError
 from raydog.interrupts import InterruptGuard
 from raydog.progress import Progress
@@ -56,6 +59,7 @@ class ClientSide:
         self._tags: TagStore | None = None
         self._lock = threading.RLock()
         self._made: str | None = None
+        self._watch: TeardownWatch | None = None
         self._guard = InterruptGuard(self._end_what_was_made)
         if config.config_cache_path is not None:
             self._distrust(Path(config.config_cache_path))
@@ -146,11 +150,15 @@ class ClientSide:
             raise
 
     def _take_over(self, head: Head) -> None:
+        from raydog.autoscaler.head import session_host  # noqa: PLC0415 - reads need no SSH
+
         with self._lock:
             self._session = head.session
             self._view = ClusterView(self._gateway, head.cluster)
             self._view.add([head.node])
             self._view.know_address(head.node.name, head.address)
+        known = RememberedHead(head.node.name, session_host(self._config, head.address))
+        remembered.remember(self._gateway.api_url, self._name, known)
 
     def _note_made(self, cluster_id: str) -> None:
         self._made = cluster_id
@@ -175,6 +183,7 @@ class ClientSide:
         pools = teardown.request_teardown(gateway, self._name, cluster_id=self._made)
         going = teardown.await_teardown(gateway, self._name, pools, _TEARDOWN_SECONDS, cluster_id=self._made)
         gateway.close()
+        remembered.forget(gateway.api_url, self._name)
         return going
 
     def create_workers(
@@ -203,9 +212,10 @@ class ClientSide:
             self._close_session()
             progress = Progress()
             try:
-                teardown.request_teardown(self._gateway, self._name, report=progress.update)
+                begun = teardown.request_teardown(self._gateway, self._name, report=progress.update)
             finally:
                 progress.close()
+            self._watch = TeardownWatch(self._gateway, self._name, begun, _TEARDOWN_SECONDS)
             # Ray asks until nothing is left. A task that does not heed its abort must not keep it here: `clean_up`
             # waits for the machines, with a limit, and says what is left.
             self._view = None
@@ -217,8 +227,13 @@ class ClientSide:
         """End what is left of the cluster and wait until it is gone; print what is not and exit with 1."""
         progress = Progress()
         try:
-            pools = teardown.request_teardown(self._gateway, self._name, report=progress.update)
-            going = teardown.await_teardown(self._gateway, self._name, pools, _TEARDOWN_SECONDS, report=progress.update)
+            gone = self._watch is not None and self._watch.gone
+            begun = teardown.request_teardown(self._gateway, self._name, report=progress.update)
+            going = []
+            if not gone or begun.clusters or begun.pools:
+                going = teardown.await_teardown(
+                    self._gateway, self._name, begun, _TEARDOWN_SECONDS, report=progress.update
+                )
         except RayDogError as error:
             error.show()
             raise SystemExit(1) from error
@@ -227,6 +242,7 @@ class ClientSide:
             raise SystemExit(1) from error
         finally:
             progress.close()
+        remembered.forget(self._gateway.api_url, self._name)
         for text in going:
             click.echo(f"RayDog: still ending by itself: {text}", err=True)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from raydog.autoscaler.config import ClusterConfig
+from raydog.autoscaler.last_words import port_for
 from raydog.errors import StateError
 from raydog.yellowdog.records import ClusterRecord, NodeRecord
 
@@ -22,6 +24,9 @@ OBSERVABILITY_HOST = "OBSERVABILITY_HOST"
 AUTOSCALER_V2 = "RAY_enable_autoscaler_v2"
 
 _HEAD_SILENCE_SECONDS = 60  # as for workers, which have 30, and a process of the head's that may be busy
+_DRAIN_AT_THE_END = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""A node that is told to end by SIGTERM has itself drained by Ray (reason PREEMPTION), for up to so many seconds."""
+_DRAIN_SECONDS = "4"  # an agent may lose its patience after 10, and Ray itself takes some
 
 _LAUNCH_BATCH = 1000  # Ray's default is 5; the platform takes a thousand tasks in one call
 _LAUNCH_THREADS = 10  # Ray has as many as batches fit into what it may launch at once, by default 10 nodes a tick
@@ -40,6 +45,7 @@ def head_environment(
         **_common(cluster, node_id, node_type, tags, config.head_resources, config.head_labels),
         HEAD_DIGESTS: json.dumps(digests, sort_keys=True),
         "RAYDOG_TAG_PORT": str(config.tag_server_port),
+        _DRAIN_AT_THE_END: "0",  # nobody would get its work
         "RAYDOG_BUILD_TIMEOUT": str(int(config.head_build_timeout.total_seconds())),
         "AUTOSCALER_MAX_CONCURRENT_LAUNCHES": str(_LAUNCH_THREADS * _LAUNCH_BATCH),
         "AUTOSCALER_MAX_LAUNCH_BATCH": str(_LAUNCH_BATCH),
@@ -69,6 +75,8 @@ def worker_environment(
         **_common(cluster, node_id, node_type, tags, resources, labels),
         "RAY_HEAD_IP": head_ip,
         "RAY_HEAD_NODE_PRIVATE_IP": head_ip,
+        _DRAIN_AT_THE_END: _DRAIN_SECONDS,
+        "RAYDOG_LAST_WORDS_PORT": str(port_for(config.tag_server_port)),
     }
     if config.node_updaters:
         environment["RAYDOG_AWAIT_GO"] = "1"
@@ -114,9 +122,12 @@ def _common(
 
 def launch_tags(node: NodeRecord) -> dict[str, str]:
     """The Ray tags that a node was launched with; empty for one that RayDog did not launch."""
-    text = node.environment.get(LAUNCH_TAGS)
-    if not text:
-        return {}
+    return dict(_parsed_tags(node.environment.get(LAUNCH_TAGS, "")))
+
+
+@lru_cache(maxsize=1000)
+def _parsed_tags(text: str) -> Mapping[str, str]:
+    """All nodes of a launch have the same text."""
     try:
         tags = json.loads(text)
     except ValueError:

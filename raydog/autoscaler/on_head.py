@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -9,7 +10,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 from ray.autoscaler.tags import STATUS_SETTING_UP, TAG_RAY_NODE_STATUS, TAG_RAY_USER_NODE_TYPE
 
 from raydog.autoscaler import scripts
+from raydog.autoscaler.capacity import PATIENCE, Patience
 from raydog.autoscaler.config import ClusterConfig, NodeType
+from raydog.autoscaler.draining import Drainer, RayCluster, gcs_address
 from raydog.autoscaler.environment import (
     AUTOSCALER_V2,
     CLUSTER_ID,
@@ -28,20 +30,25 @@ from raydog.autoscaler.environment import (
     REQUIREMENT_ID,
     worker_environment,
 )
-from raydog.autoscaler.failures import FailureLog
+from raydog.autoscaler.failures import FailureLog, PlatformLog
 from raydog.autoscaler.head_files import BOOTSTRAP_CONFIG, node_type_in_yaml, with_credentials
+from raydog.autoscaler.last_words import Answer, LastWords, Listener, port_for
+from raydog.autoscaler.lifetime import Lifetime
 from raydog.autoscaler.pools import WorkerPools, variant
 from raydog.autoscaler.redis_tags import connect_redis
+from raydog.autoscaler.rhythm import Rhythm
 from raydog.autoscaler.side import Tags
 from raydog.autoscaler.tags import TagStore
-from raydog.autoscaler.terminator import Terminator
-from raydog.autoscaler.upkeep import Upkeep, category_of
+from raydog.autoscaler.terminator import PARALLEL_ABORTS, Terminator
+from raydog.autoscaler.upkeep import Upkeep, category_of, node_type_of
 from raydog.errors import PlatformUnavailableError, ProvisioningError, ProvisioningTimeoutError, RayDogError, StateError
 from raydog.yellowdog import cluster as clusters
-from raydog.yellowdog import naming, ownership
+from raydog.yellowdog import naming, ownership, teardown
+from raydog.yellowdog.cluster import ClusterName
 from raydog.yellowdog.credentials import load_credentials
 from raydog.yellowdog.gateway import Gateway
-from raydog.yellowdog.records import ClusterRecord, NodeAddress, NodeRecord, NodeRequest
+from raydog.yellowdog.machines import MachineWatch
+from raydog.yellowdog.records import ClusterRecord, NodeAddress, NodeRecord, NodeRequest, NodeState
 from raydog.yellowdog.view import ClusterView
 
 logger = logging.getLogger(__name__)
@@ -52,13 +59,15 @@ class Pace:
     """How often things are looked at, in seconds."""
 
     changes: float = 2.0
+    """While nodes come or go; `Rhythm` says when otherwise."""
     full_sweep: float = 30.0
     longest_pause: float = 5.0
     """Between attempts while the platform does not answer."""
     first_look: float = 10.0
     """How long the very first read waits for the platform's first answer, good or bad."""
-    waiting: float = 15.0
-    """How long a node waits for a machine before it is checked that its pool is still there."""
+    waiting: float = 8.0
+    """How long a node waits for a machine before it is looked whether its pool is there and gives any."""
+    patience: Patience = PATIENCE
 
 
 PACE = Pace()
@@ -79,15 +88,18 @@ class HeadSide:
         self._stop = threading.Event()
         self._looked = threading.Event()  # the platform has been asked once, with whatever result
         self._ready = threading.Event()  # it has answered once
-        self._shown: Mapping[str, NodeRecord] = {}
-        self._shown_from: tuple[object, frozenset[str]] | None = None
+        self._shown: tuple[object, frozenset[str], Mapping[str, NodeRecord]] = (None, frozenset(), {})
         self._remembered_from: object = None
         self._remembered: Mapping[str, NodeRecord] = {}
         self._head_name = self._environ.get(NODE_ID, "")
         self._gateway: Gateway | None = None
         self._swift: Gateway | None = None
+        self._machines: MachineWatch | None = None
         self._pools: WorkerPools | None = None
+        self._drainer = Drainer(RayCluster(gcs_address))
+        self._lifetime = Lifetime(config)
         self._terminator = Terminator(lambda: self._swift, self._known_nodes)
+        self._rhythm = Rhythm(self._pace.changes)
         self._tags = TagStore(self._connect_tags, f"raydog:{self._requirement_name()}")
         self._upkeep = Upkeep(
             config,
@@ -95,10 +107,14 @@ class HeadSide:
             self._tags,
             self.terminate,
             head_name=self._head_name,
+            end_if_over=self._end_if_over,
+            drain=self._drainer.drain,
             # Under v2 Ray itself ends such a node, and goes on to another type only if it sees it waiting.
             gives_up=self._environ.get(AUTOSCALER_V2, "1") == "0",
             waiting_limit=self._pace.waiting,
         )
+        self._platform = PlatformLog(self._directory / "platform.json")
+        self._listener = Listener(port_for(config.tag_server_port), self._take_last_words)
 
     def _requirement_name(self) -> str:
         return naming.requirement_name(self._config.cluster_name, self._environ.get(CLUSTER_ID, ""))
@@ -112,10 +128,15 @@ class HeadSide:
 
     def refresh(self) -> None:
         """See that the sweeping thread runs. Only the first call waits, briefly, for the platform's first answer."""
+        self._rhythm.ray_looks()
+        self._begin()
+
+    def _begin(self) -> None:
         with self._lock:
             if self._thread is None and not self._stop.is_set():
                 self._thread = threading.Thread(target=self._sweep_forever, name="raydog-sweep", daemon=True)
                 self._thread.start()
+                self._listener.start()
         if not self._looked.wait(self._pace.first_look):
             self._looked.set()
 
@@ -139,14 +160,14 @@ class HeadSide:
             return self._remembered
 
     def nodes(self) -> Mapping[str, NodeRecord]:
+        ending = self._terminator.ending()  # before the nodes: a node must have ended there before it leaves this
         known = self._known_nodes()
         current = self._remembered_nodes() if known is None else known
-        ending = frozenset(self._terminator.ending())
-        with self._lock:
-            if self._shown_from is None or self._shown_from[0] is not current or self._shown_from[1] != ending:
-                self._shown = {name: node for name, node in current.items() if name not in ending}
-                self._shown_from = (current, ending)
-            return self._shown
+        seen, without, shown = self._shown
+        if seen is not current or without is not ending:
+            shown = {name: node for name, node in current.items() if name not in ending}
+            self._shown = (current, ending, shown)
+        return shown
 
     def stored_tags(self, *, fetch: bool) -> Mapping[str, Tags]:
         return self._tags.read() if fetch else self._tags.known()
@@ -169,40 +190,60 @@ class HeadSide:
         pause, last_full = self._pace.changes, float("-inf")
         while not self._stop.is_set():
             try:
-                view, pools = self._open()
-                if time.monotonic() - last_full >= self._pace.full_sweep:
+                view, machines, pools = self._open()
+                began = time.monotonic()
+                if self._ready.is_set():
+                    view.sweep_changes(strangers=self._terminator.in_doubt())
+                took = time.monotonic() - began
+                if began - last_full >= self._pace.full_sweep:
                     view.sweep()
-                    last_full = time.monotonic()
-                else:
-                    view.sweep_changes()
+                    last_full = began
                 self._ready.set()
                 self._looked.set()
-                self._upkeep.look_after(view, pools, self.nodes())
-                pause = self._pace.changes
+                self._platform.note(None)
+                shown = self.nodes()
+                self._upkeep.look_after(view, machines, pools, shown)
+                waiting = any(node.state is NodeState.PENDING for node in shown.values())
+                pause = self._rhythm.pause(busy=waiting or bool(self._terminator.ending()), took=took)
             except RayDogError as error:
                 logger.warning("serving what was known before: %s", error)
+                self._platform.note(str(error))
                 pause = min(pause * 2, self._pace.longest_pause)
             except Exception:
                 # Whatever it is, the loop must go on: without it Ray would work on what was true once.
                 logger.exception("sweeping nodes failed")
                 pause = self._pace.longest_pause
             self._looked.set()
-            self._stop.wait(pause)
+            self._rhythm.wait(pause)
 
-    def _open(self) -> tuple[ClusterView, WorkerPools]:
-        """The view and the pools, made when the platform can first be asked."""
-        if self._view is None or self._pools is None:
+    def _open(self) -> tuple[ClusterView, MachineWatch, WorkerPools]:
+        """What is made when the platform can first be asked."""
+        if self._view is None or self._machines is None or self._pools is None:
             credentials = load_credentials(with_credentials(self._environ, self._directory / "credentials.env"))
             if self._gateway is None or self._swift is None:
-                self._gateway, self._swift = Gateway(credentials), Gateway(credentials, swift=True)
+                self._gateway = Gateway(credentials)
+                self._swift = Gateway(credentials, swift=True, threads=PARALLEL_ABORTS)
             requirement_id, cluster_id = self._environ.get(REQUIREMENT_ID), self._environ.get(CLUSTER_ID)
             if not requirement_id or not cluster_id:
                 raise StateError(f"{REQUIREMENT_ID} and {CLUSTER_ID} are not set: this is no head that RayDog has made")
             view = ClusterView(self._swift, self._swift.get_cluster(requirement_id, cluster_id))
             yaml = Path.home() / BOOTSTRAP_CONFIG
-            self._pools = WorkerPools(self._gateway, self._config, lambda name: node_type_in_yaml(yaml, name))
+            look_up = functools.partial(node_type_in_yaml, yaml)
+            self._pools = WorkerPools(self._gateway, self._config, look_up, self._pace.patience)
+            self._machines = MachineWatch(self._swift, view.cluster.created)
             self._view = view
-        return self._view, self._pools
+        return self._view, self._machines, self._pools
+
+    def _take_last_words(self, words: LastWords, address: str) -> Answer:
+        node, known = (self._known_nodes() or {}).get(words.node), self.address(words.node)
+        if node is None or known is None:
+            return "again"
+        if known.private_ip != address:
+            logger.warning("%s speaks for node %s, which is at %s: not believed", address, node.name, known.private_ip)
+            return "no"
+        message = f"{node.name}: its script ended with exit status {words.exit_status}"
+        self._upkeep.note_failure(node_type_of(node), "NodeFailed", message, node=node.name, output=words.output)
+        return "ok"
 
     # Changing
 
@@ -223,7 +264,7 @@ class HeadSide:
             timed_out = self._upkeep.take_timed_out(node_type)
             if timed_out is not None:
                 raise ProvisioningTimeoutError(timed_out, "AllocationTimeout")
-            self.refresh()
+            self._begin()
             self._create(node_config, tags, count, resources, labels)
         except RayDogError as error:
             category = category_of(error)
@@ -243,7 +284,7 @@ class HeadSide:
             raise PlatformUnavailableError("the platform has not answered yet")
         node_type = NodeType.from_node_config(tags[TAG_RAY_USER_NODE_TYPE], node_config, resources, labels)
         cluster = view.cluster
-        seconds = self._remaining_lifetime(cluster)
+        seconds = self._lifetime.remaining(cluster)
         head_ip = self._head_ip(view)
         group_id = self._group_id(view, gateway, variant(self._config, node_type), seconds)
         launched = dict(tags)
@@ -265,6 +306,8 @@ class HeadSide:
                 observability_host=self._environ.get(OBSERVABILITY_HOST),
             )
             requests.append(NodeRequest(name, script, environment, seconds, self._config.tag))
+        if not any(node.group_id == group_id for node in view.nodes().values()):
+            pools.retire_empty(cluster, node_type)
         # Work first: an empty pool whose idle time-out is short could be gone before its work arrives.
         try:
             added = gateway.add_nodes(group_id, requests)
@@ -275,21 +318,12 @@ class HeadSide:
         # With its tags a node is known after a restart although the platform does not answer.
         self._tags.set_many({node.name: launched for node in added})
         view.add(added)
+        self._rhythm.hurry()
         try:
             pools.ensure(cluster, node_type, count)
         except RayDogError:
             self.terminate([node.name for node in added])
             raise
-
-    def _remaining_lifetime(self, cluster: ClusterRecord) -> float:
-        age = datetime.now(timezone.utc) - cluster.created
-        remaining = (self._config.lifetime - age).total_seconds()
-        if remaining <= 0:
-            hours = self._config.lifetime.total_seconds() / 3600
-            raise ProvisioningError(
-                f"the cluster's lifetime (cluster_lifetime_hours: {hours:g}) is over", "LifetimeOver"
-            )
-        return remaining
 
     def _head_ip(self, view: ClusterView) -> str:
         address = view.address(self._head_name)
@@ -309,6 +343,14 @@ class HeadSide:
     def terminate(self, names: Sequence[str]) -> None:
         """Returns at once. A head does not end itself here: that is ``ray down``'s."""
         self._terminator.end(name for name in names if name != self._head_name)
+        self._rhythm.hurry()
+
+    def _end_if_over(self, cluster: ClusterRecord) -> None:
+        """End the whole cluster, this machine included, if its time is over. Raises `TeardownError`."""
+        if self._gateway is not None and self._lifetime.is_over(cluster):
+            logger.warning("the cluster's lifetime (cluster_lifetime_hours) is over: ending it")
+            name = ClusterName(self._config.namespace, self._config.cluster_name)
+            teardown.request_teardown(self._gateway, name, cluster_id=cluster.cluster_id)
 
     def replace_head(self, head: NodeRecord) -> None:
         raise StateError("the head cannot be replaced from itself; use ray down")
@@ -321,9 +363,12 @@ class HeadSide:
 
     def close(self) -> None:
         self._stop.set()
+        self._rhythm.stop()
+        self._listener.close()
         if self._thread is not None:
             self._thread.join()
         self._upkeep.close()
+        self._drainer.close()
         self._terminator.close()
         for gateway in (self._gateway, self._swift):
             if gateway is not None:

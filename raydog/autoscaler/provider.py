@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray.autoscaler.node_provider import NodeProvider
@@ -15,12 +16,25 @@ from raydog.autoscaler import bootstrap
 from raydog.autoscaler.config import ClusterConfig
 from raydog.autoscaler.environment import ROLE, digests
 from raydog.autoscaler.no_commands import NoCommands
-from raydog.autoscaler.side import Side, ray_tags
+from raydog.autoscaler.side import Side, Tags, ray_tags
 from raydog.errors import StateError
 from raydog.yellowdog.records import NodeRecord, NodeState
 
 _HEAD_DIGESTS = "_head_digests"
 """What the head's configuration is made of, so that `replace_head` can say what has changed."""
+
+
+@dataclass(frozen=True)
+class Merged:
+    """All nodes' tags, and what they were made from."""
+
+    nodes: Mapping[str, NodeRecord]
+    stored: Mapping[str, Tags]
+    tags: Mapping[str, dict[str, str]]
+
+    def holds_for(self, name: str, node: NodeRecord, stored: Mapping[str, Tags]) -> bool:
+        """Whether a node's tags are still right: nodes and tags are other objects as soon as they change."""
+        return self.nodes.get(name) is node and self.stored.get(name) is stored.get(name)
 
 
 class RayDogNodeProvider(NodeProvider):  # type: ignore[misc]
@@ -37,9 +51,8 @@ class RayDogNodeProvider(NodeProvider):  # type: ignore[misc]
         super().__init__(provider_config, cluster_name)
         self._config = ClusterConfig.from_provider(provider_config, cluster_name)
         self._side = self._make_side()
-        self._merged_lock = threading.Lock()
-        self._merged_from: tuple[object, object] | None = None
-        self._merged: Mapping[str, dict[str, str]] = {}
+        self._merging = threading.Lock()
+        self._merged = Merged({}, {}, {})
 
     def _make_side(self) -> Side:
         if os.environ.get(ROLE) == "head":
@@ -89,21 +102,23 @@ class RayDogNodeProvider(NodeProvider):  # type: ignore[misc]
         return self._side.nodes().get(node_id)
 
     def _tags(self, *, fetch: bool = False) -> Mapping[str, dict[str, str]]:
-        """All nodes' tags; merged again only when nodes or tags have changed."""
+        """All nodes' tags; merged again only for nodes that have changed."""
         nodes, stored = self._side.nodes(), self._side.stored_tags(fetch=fetch)
-        with self._merged_lock:
-            if self._merged_from is None or self._merged_from[0] is not nodes or self._merged_from[1] is not stored:
-                self._merged = {
-                    name: ray_tags(
-                        node,
-                        stored.get(name, {}),
-                        is_head=self._side.is_head(node),
-                        updaters=self._config.node_updaters,
-                    )
-                    for name, node in nodes.items()
-                }
-                self._merged_from = (nodes, stored)
-            return self._merged
+        merged = self._merged
+        if merged.nodes is nodes and merged.stored is stored:
+            return merged.tags
+        with self._merging:
+            earlier = self._merged
+            tags = {
+                name: earlier.tags[name] if earlier.holds_for(name, node, stored) else self._merge(node, stored)
+                for name, node in nodes.items()
+            }
+            self._merged = Merged(nodes, stored, tags)
+        return tags
+
+    def _merge(self, node: NodeRecord, stored: Mapping[str, Tags]) -> dict[str, str]:
+        is_head, updaters = self._side.is_head(node), self._config.node_updaters
+        return ray_tags(node, stored.get(node.name, {}), is_head=is_head, updaters=updaters)
 
     # Changing
 

@@ -17,6 +17,7 @@ import json
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import redis
@@ -178,16 +179,25 @@ class RedisTags:
 def connect_redis(host: str, port: int, password: str | None, timeout: float = 1.0) -> redis.Redis:
     """A connected client that never waits longer than ``timeout`` seconds and never tries twice by itself.
 
-    A server without a password is accepted although one is given: head scripts of users' own may start it so.
-    Raises `CredentialsError` if the server wants another password, else redis-py's errors.
+    With a password only a server that wants it is accepted: another one on the port is not this cluster's, and what it
+    holds, or is given to hold, is not ours. Head scripts of users' own may start a server without a password; then none
+    is given. Raises `CredentialsError` if the server wants another password or none, else redis-py's errors.
     """
-    client = _client(host, port, password, timeout)
+    client = redis.Redis(
+        host=host,
+        port=port,
+        password=password,
+        socket_timeout=timeout,
+        socket_connect_timeout=timeout,
+        retry=Retry(NoBackoff(), 0),
+        # The client opens new connections by itself, when it finds the old one closed. Each is looked at.
+        redis_connect_func=partial(_greet, password),
+    )
     try:
         client.ping()
     except AuthenticationError as error:
         client.close()
-        if password is None or "without any password" not in str(error):
-            raise _refused(host, port, password) from error
+        raise _refused(host, port, password) from error
     except redis.ResponseError as error:
         client.close()
         if "NOAUTH" in str(error).upper() or "authentication required" in str(error).lower():
@@ -196,26 +206,24 @@ def connect_redis(host: str, port: int, password: str | None, timeout: float = 1
     except BaseException:
         client.close()
         raise
-    else:
-        return client
-    return connect_redis(host, port, None, timeout)
+    return client
 
 
-def _client(host: str, port: int, password: str | None, timeout: float) -> redis.Redis:
-    return redis.Redis(
-        host=host,
-        port=port,
-        password=password,
-        socket_timeout=timeout,
-        socket_connect_timeout=timeout,
-        retry=Retry(NoBackoff(), 0),
-    )
+def _greet(password: str | None, connection: Any) -> None:
+    """Log in on a new connection. A server without a password takes any, so it is asked for its own."""
+    connection.on_connect()
+    if password is not None:
+        connection.send_command("CONFIG", "GET", "requirepass")
+        answer = connection.read_response()
+        has = answer.values() if isinstance(answer, dict) else answer[1::2]
+        if [_text(value) for value in has] != [password]:
+            raise AuthenticationError("the server has another password, or none")
 
 
 def _refused(host: str, port: int, password: str | None) -> CredentialsError:
-    given = "no password" if password is None else "the password that was given"
+    given = "wants a password, and none was given" if password is None else "does not have the password that was given"
     return CredentialsError(
-        f"Redis at {host}:{port} refused {given}. Is it this cluster's tag server, and not another server on the "
+        f"Redis at {host}:{port} {given}. Is it this cluster's tag server, and not another server on the "
         f"same port ('head_node_tag_server_port')?"
     )
 

@@ -8,6 +8,7 @@ Everything of ours on a node lives in ``$HOME/.raydog`` of the user that runs ta
     site/             RayDog itself, the client's       start.sh         see `HEAD_START_COMMANDS`
     task              whose all this is: a node's id    failures.json    see `FailureLog`
     observability.env where the observability node is, if the cluster has one
+    last_words        what a failed worker sends        platform.json    see `PlatformLog`
 
 A task that finds another's id in ``task``, or none, begins with an empty folder.
 """

@@ -130,6 +130,9 @@ class TagStore:
 
     def known(self) -> Mapping[str, Tags]:
         """All tags as of the last `read`, and own writes since, without asking the server. An immutable snapshot."""
+        snapshot = self._snapshot
+        if snapshot is not None:  # Ray asks for each node's tags, so this is worth a look without the lock
+            return snapshot
         with self._data:
             if self._snapshot is None:
                 merged = dict(self._known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 from raydog.errors import RayDogError
@@ -14,7 +14,7 @@ from raydog.yellowdog.records import NodeRecord, NodeState
 
 logger = logging.getLogger(__name__)
 
-_PARALLEL_ABORTS = 8  # a session keeps ten connections
+PARALLEL_ABORTS = 32  # the platform ends one task a call, and is far away
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0
 _REPEAT_SECONDS = 20.0
 _LOOK_SECONDS = 1.0
@@ -46,6 +46,7 @@ class Terminator:
         self._told: dict[str, float] = {}  # when an abort was last accepted; 0 if never
         self._first_told: dict[str, float] = {}  # when one was first accepted
         self._doubtful: dict[str, float] = {}  # until when a node may yet appear that must not live
+        self._ending: frozenset[str] = frozenset()
         self._thread: threading.Thread | None = None
         self._closed = False
 
@@ -54,6 +55,7 @@ class Terminator:
         with self._wake:
             for name in names:
                 self._told.setdefault(name, 0.0)
+            self._publish()
             self._start()
 
     def disown(self, names: Iterable[str]) -> None:
@@ -61,6 +63,7 @@ class Terminator:
         with self._wake:
             deadline = self._monotonic() + _DOUBT_SECONDS
             self._doubtful.update(dict.fromkeys(names, deadline))
+            self._publish()
             self._start()
 
     def _start(self) -> None:
@@ -69,10 +72,19 @@ class Terminator:
             self._thread.start()
         self._wake.notify()
 
-    def ending(self) -> Collection[str]:
-        """Names of the nodes that are told to end and may still be listed."""
+    def ending(self) -> frozenset[str]:
+        """Names of the nodes that are told to end and may still be listed; the same object until they change."""
+        return self._ending
+
+    def in_doubt(self) -> bool:
+        """Whether nodes may appear that were disowned."""
         with self._wake:
-            return frozenset((*self._told, *self._doubtful))
+            return bool(self._doubtful)
+
+    def _publish(self) -> None:
+        names = frozenset((*self._told, *self._doubtful))
+        if names != self._ending:
+            self._ending = names
 
     def close(self) -> None:
         """Stop the thread. What has not been ended yet stays."""
@@ -84,7 +96,7 @@ class Terminator:
 
     def _work(self) -> None:
         pause = _FIRST_PAUSE
-        with ThreadPoolExecutor(_PARALLEL_ABORTS, thread_name_prefix="raydog-abort") as executor:
+        with ThreadPoolExecutor(PARALLEL_ABORTS, thread_name_prefix="raydog-abort") as executor:
             while not self._closed:
                 try:
                     done = self._work_once(executor)
@@ -127,6 +139,7 @@ class Terminator:
             for name in [name for name in self._told if name not in nodes]:
                 del self._told[name]
                 self._first_told.pop(name, None)
+            self._publish()
             return [
                 nodes[name]
                 for name, told in self._told.items()

@@ -35,6 +35,9 @@ _WORKERS = 3
 _COMMAND_SECONDS = 180.0
 _IDLE_SECONDS = 120.0
 _GOAL = 1.2
+_USER_DATA = """#!/bin/bash
+echo '. /opt/yellowdog/agent/venv/bin/activate' >> /opt/yellowdog/agent/.bashrc
+"""
 
 
 def run_demo(*, with_floor: bool = True) -> None:
@@ -225,7 +228,7 @@ def booted_node(folder: Path, emulator: Running, progress: Progress) -> Iterator
             worker_tag=group.tag,
             initial_nodes=1,
             max_nodes=1,
-            user_data=with_authorized_key("#!/bin/bash\n", "yd-agent", public_key),
+            user_data=with_authorized_key(_USER_DATA, "yd-agent", public_key),
         )
         gateway.add_pool("local", pool)
 

@@ -7,8 +7,10 @@ must never hold anything up.
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -20,38 +22,57 @@ from yellowdog_client.model.exceptions import InvalidRequestException
 from raydog.errors import StateError
 from raydog.yellowdog.calling import REFUSALS, calling, is_duplicate, is_unknown, unless_over
 from raydog.yellowdog.credentials import Credentials
-from raydog.yellowdog.models import cluster_from, group_for, node_from, pool_for, pool_from, task_for
+from raydog.yellowdog.models import (
+    cluster_from,
+    group_for,
+    node_from,
+    pool_for,
+    pool_from,
+    supply_from,
+    task_for,
+    warning_from,
+)
 from raydog.yellowdog.records import (
     ClusterRecord,
     GroupRequest,
+    MachineWarning,
     NodeAddress,
     NodeRecord,
     NodeRequest,
     PoolRecord,
     PoolRequest,
+    Supply,
 )
 
 T = TypeVar("T")
 TASKS_PER_CALL = 1000
 _PAGE = 1000
 _ALIVE = ("PENDING", "RUNNING", "STOPPING", "STOPPED")
+_THREADS_PER_CLIENT = 8  # the SDK's session keeps ten connections, and makes and drops any more for each call
 
 
 class Gateway:
-    """YellowDog's calls that RayDog needs. Thread-safe: the SDK's session keeps a pool of connections."""
+    """YellowDog's calls that RayDog needs. Thread-safe; ``threads``: how many use it at once at most, or about so."""
 
-    def __init__(self, credentials: Credentials, *, swift: bool = False) -> None:
+    def __init__(self, credentials: Credentials, *, swift: bool = False, threads: int = _THREADS_PER_CLIENT) -> None:
         self._credentials = credentials
         self._swift = swift
         self._opening = threading.RLock()  # a signal's handler may come in between and use the gateway
-        self._opened: PlatformClient | None = None
+        self._opened: dict[int, PlatformClient] = {}
+        self._lanes = -(-threads // _THREADS_PER_CLIENT)
+        self._turns = itertools.count()
+        self._thread = threading.local()
 
     @property
     def _client(self) -> PlatformClient:
+        """This thread's client; others may have the same."""
         with self._opening:
-            if self._opened is None:
-                self._opened = self._open()
-            return self._opened
+            lane: int | None = getattr(self._thread, "lane", None)
+            if lane is None:
+                lane = self._thread.lane = next(self._turns) % self._lanes
+            if lane not in self._opened:
+                self._opened[lane] = self._open()
+            return self._opened[lane]
 
     def _open(self) -> PlatformClient:
         retry = yd.RetryProperties(
@@ -79,8 +100,8 @@ class Gateway:
     def close(self) -> None:
         """Close the connections. The gateway opens new ones if it is used again."""
         with self._opening:
-            client, self._opened = self._opened, None
-        if client is not None:
+            clients, self._opened = self._opened, {}
+        for client in clients.values():
             client.close()
 
     # Clusters
@@ -288,12 +309,26 @@ class Gateway:
             registeredTime=None if registered_since is None else yd.InstantRange(min=registered_since),
         )
         with calling("list nodes"):
-            nodes = _pages(lambda page: self._client.worker_pool_client.find_nodes_slice(search, page))
             return {
                 node.id: node.details.privateIpAddress
-                for node in nodes
+                for node in self._pages_of_machines(search)
                 if node.id and node.details and node.details.privateIpAddress
             }
+
+    def lost_machines(self, registered_since: datetime) -> list[str]:
+        """Platform node ids of the machines that the platform has lost, of all that have registered since then."""
+        search = yd.NodeSearch(statuses=[yd.NodeStatus.LOST], registeredTime=yd.InstantRange(min=registered_since))
+        with calling("list lost nodes"):
+            return [node.id for node in self._pages_of_machines(search) if node.id]
+
+    def warned_machines(self, since: datetime) -> list[MachineWarning]:
+        """The machines that were warned since then, lost ones among them."""
+        search = yd.NodeSearch(preemptionWarningTime=yd.InstantRange(min=since))
+        with calling("list nodes with a preemption warning"):
+            return [warning_from(node) for node in self._pages_of_machines(search)]
+
+    def _pages_of_machines(self, search: yd.NodeSearch) -> Iterator[yd.Node]:
+        return _pages(lambda page: self._client.worker_pool_client.find_nodes_slice(search, page))
 
     # Pools
 
@@ -303,11 +338,12 @@ class Gateway:
         with calling(f"provision worker pool {request.name} from {request.template}"):
             pools = self._client.worker_pool_client
             try:
-                return pool_from(pools.provision_worker_pool(usage, properties))
+                pool = pool_from(pools.provision_worker_pool(usage, properties))
             except InvalidRequestException as error:
                 if not is_duplicate(error):
                     raise
-                return pool_from(pools.get_worker_pool_by_name(namespace, request.name))
+                pool = pool_from(pools.get_worker_pool_by_name(namespace, request.name))
+        return replace(pool, template=request.template)
 
     def get_pool(self, pool_id: str) -> PoolRecord:
         with calling(f"get worker pool {pool_id}"):
@@ -363,10 +399,12 @@ class Gateway:
 
     def compute_messages(self, compute_id: str) -> list[str]:
         """What the compute sources say of trouble (no capacity, refused credentials), if anything."""
+        return list(self.supply(compute_id).messages)
+
+    def supply(self, compute_id: str) -> Supply:
+        """What a compute requirement has got of the machines that it was asked for."""
         with calling(f"get compute requirement {compute_id}"):
-            requirement = self._client.compute_client.get_compute_requirement_by_id(compute_id)
-        sources = requirement.provisionStrategy.sources or [] if requirement.provisionStrategy else []
-        return [message for source in sources if (message := getattr(source, "statusMessage", None))]
+            return supply_from(self._client.compute_client.get_compute_requirement_by_id(compute_id))
 
     def terminate_compute(self, compute_id: str) -> None:
         """Terminate all instances of a compute requirement. Already over, or unknown, is success."""

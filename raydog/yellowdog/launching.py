@@ -6,7 +6,7 @@ What the autoscaler's client and the builder do alike when they make a cluster's
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -43,7 +43,7 @@ class Patience:
         return wait_until(condition, self.remaining(), interval=0.03, max_interval=max_interval, on_pending=self.report)
 
 
-def provision(gateway: Gateway, namespace: str, request: PoolRequest, templates: tuple[str, ...]) -> PoolRecord:
+def provision(gateway: Gateway, namespace: str, request: PoolRequest, templates: Sequence[str]) -> PoolRecord:
     """Provision a pool from the first of ``templates`` that the platform takes. Raises `ProvisioningError` with all
     refusals."""
     refusals = []

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import sys
+from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -12,10 +13,12 @@ from raydog.yellowdog.records import (
     ClusterRecord,
     GroupRecord,
     GroupRequest,
+    MachineWarning,
     NodeRecord,
     NodeRequest,
     PoolRecord,
     PoolRequest,
+    Supply,
 )
 
 _TASK_TYPE = "bash"
@@ -87,9 +90,10 @@ def node_from(task: yd.Task) -> NodeRecord:
     if machine is None and task.workerId:
         # a worker's id is its node's with a slot number behind it (contract, 3.9)
         machine = task.workerId.replace(":wrkr:", ":node:", 1).rsplit(":", 1)[0]
-    environment: Mapping[str, str] = task.environment or {}
+    # A cluster's nodes share most of these texts, which would be most of what is remembered of a large one.
+    environment = {sys.intern(name): sys.intern(value) for name, value in (task.environment or {}).items()}
     return NodeRecord(
-        name=task.name or "",
+        name=sys.intern(task.name or ""),
         task_id=task.id or "",
         group_id=task.taskGroupId or "",
         status=task.status.name if task.status else "UNKNOWN",
@@ -97,6 +101,7 @@ def node_from(task: yd.Task) -> NodeRecord:
         environment=environment,
         started=task.startedTime,
         finished=task.finishedTime,
+        timeout_seconds=None if task.timeout is None else task.timeout.total_seconds(),
         abort_requested=task.abortRequestedTime is not None,
         reason=_reason(task.errors or ()),
     )
@@ -145,10 +150,30 @@ def _seconds(seconds: float | None) -> timedelta | None:
 def pool_from(pool: yd.WorkerPool) -> PoolRecord:
     """A worker pool."""
     properties = pool.properties if isinstance(pool, yd.ProvisionedWorkerPool) else None
+    nodes = (pool.nodeSummary.statusCounts if pool.nodeSummary else None) or {}
     return PoolRecord(
         pool_id=pool.id or "",
         name=pool.name or "",
         status=pool.status.name if pool.status else "UNKNOWN",
         worker_tag=(properties.workerTag if properties else None) or "",
         compute_requirement_id=pool.computeRequirementId if isinstance(pool, yd.ProvisionedWorkerPool) else None,
+        registered=sum(count for status, count in nodes.items() if status.active),
+    )
+
+
+def warning_from(machine: yd.Node) -> MachineWarning:
+    """A machine that was warned."""
+    provider = machine.details.provider if machine.details else None
+    return MachineWarning(machine.id or "", str(provider or ""))
+
+
+def supply_from(requirement: yd.ComputeRequirement) -> Supply:
+    """What a compute requirement has got."""
+    sources = (requirement.provisionStrategy.sources if requirement.provisionStrategy else None) or []
+    summaries = [getattr(source, "instanceSummary", None) for source in sources]
+    counts = [summary.aliveCount for summary in summaries if summary is not None and summary.aliveCount is not None]
+    return Supply(
+        alive=sum(counts) if counts else None,
+        failed=any(getattr(source, "status", None) is yd.ComputeSourceStatus.ERRORED for source in sources),
+        messages=tuple(message for source in sources if (message := getattr(source, "statusMessage", None))),
     )

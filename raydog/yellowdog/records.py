@@ -40,7 +40,7 @@ def state_of(task_status: str) -> NodeState:
     return _STATES.get(task_status, NodeState.PENDING)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NodeRecord:
     """A node of a cluster: a task. ``name`` is the task's name and Ray's node id."""
 
@@ -54,6 +54,8 @@ class NodeRecord:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     started: datetime | None = None
     finished: datetime | None = None
+    timeout_seconds: float | None = None
+    """How long after ``started`` the platform ends it."""
     abort_requested: bool = False
     reason: str | None = None
     """Why it ended, in the platform's words."""
@@ -63,7 +65,7 @@ class NodeRecord:
         return state_of(self.status)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class NodeAddress:
     """Where a node is reached. The public address is missing on private networks."""
 
@@ -109,11 +111,36 @@ class PoolRecord:
     status: str
     worker_tag: str
     compute_requirement_id: str | None
+    registered: int = 0
+    """How many of its machines are nodes now."""
+    template: str | None = None
+    """What its machines are made from, where this process has asked for them."""
 
     @property
     def live(self) -> bool:
         """Whether it can still give nodes."""
         return self.status not in ("SHUTDOWN", "TERMINATED")
+
+
+@dataclass(frozen=True)
+class MachineWarning:
+    """A machine has said that its cloud will take it away."""
+
+    platform_node_id: str
+    provider: str
+    """The cloud, in the platform's words: AWS, GOOGLE, ..."""
+
+
+@dataclass(frozen=True)
+class Supply:
+    """What a compute requirement has got of the machines that it was asked for."""
+
+    alive: int | None
+    """Machines that boot or run; None if the platform does not say."""
+    failed: bool
+    """Whether one of its sources is in error."""
+    messages: tuple[str, ...] = ()
+    """What its sources say of trouble (no capacity, refused credentials)."""
 
 
 @dataclass(frozen=True)

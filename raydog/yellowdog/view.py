@@ -2,7 +2,7 @@
 
 Reads are served from memory. A *full* sweep lists all unfinished tasks (a pending task has neither start nor
 finish time, so nothing cheaper finds those that somebody else added); a sweep of *changes* asks only for tasks
-that started or finished since the latest time that the platform itself has reported, so clocks need not agree.
+that started or finished since the last one, in the platform's own time (`_Since`), so clocks need not agree.
 
 Only an answer that says so ends a node for good. A list may lag behind, or shift while it is paged, so who is merely
 missing from a full sweep is asked for singly; where that cannot be, it is hidden until an answer shows it again.
@@ -39,6 +39,30 @@ _REMEMBERED_ENDINGS = 200
 _REMEMBERED_NAMES = 100_000  # of ended nodes, some 10 MB; far more than end while an answer can be stale
 
 
+class _Since:
+    """From when on changes are asked for: a time that the platform's clock had surely reached at the last sweep.
+
+    That clock is not ours. It had reached the latest time in any answer, and it runs as fast as ours does, so what is
+    asked for does not grow while nothing happens, nor repeats what happened last for ever.
+    """
+
+    def __init__(self, reached: datetime) -> None:
+        self._reached = reached
+        self._at: float | None = None  # in our own monotonic time
+
+    def ask(self) -> datetime:
+        return self._reached - _OVERLAP
+
+    def swept(self, began: float, ended: float, nodes: Iterable[NodeRecord]) -> None:
+        """A sweep, between these monotonic times, has given these nodes."""
+        if self._at is not None:
+            self._reached += timedelta(seconds=began - self._at)
+        times = [time for node in nodes for time in (node.started, node.finished) if time is not None]
+        if times:
+            self._reached = max(self._reached, max(times) - timedelta(seconds=ended - began))
+        self._at = began
+
+
 class ClusterView:
     """Ray's nodes of a cluster. Thread-safe; sweeps may run beside reads, additions and each other.
 
@@ -52,6 +76,7 @@ class ClusterView:
         self._lock = threading.Lock()
         self._sweeping = threading.Lock()
         self._nodes: dict[str, NodeRecord] = {}
+        self._changed = False  # since the snapshot was taken
         self._snapshot: Mapping[str, NodeRecord] = MappingProxyType({})
         self._addresses: dict[str, NodeAddress] = {}
         self._looked_up: set[str] = set()
@@ -62,7 +87,7 @@ class ClusterView:
         self._endings: deque[NodeRecord] = deque(maxlen=_REMEMBERED_NAMES)
         self._additions: dict[str, int] = {}
         self._sweeps = 0
-        self._watermark: datetime | None = None
+        self._started, self._finished = _Since(cluster.created), _Since(cluster.created)
 
     @property
     def cluster(self) -> ClusterRecord:
@@ -110,7 +135,7 @@ class ClusterView:
         with self._lock:
             for node in nodes:
                 self._additions[node.name] = self._sweeps
-                self._note(node)
+                self._take(node)
             self._publish()
 
     def sweep(self) -> None:
@@ -119,11 +144,13 @@ class ClusterView:
             with self._lock:
                 self._sweeps += 1
                 generation = self._sweeps
+            began = self._clock.monotonic()
             listed = self._gateway.list_nodes(self._cluster.requirement_id, statuses=UNFINISHED_TASK_STATUSES)
             present = {node.name for node in listed}
+            self._started.swept(began, self._clock.monotonic(), listed)
             with self._lock:
                 for node in listed:
-                    self._note(node)
+                    self._take(node)
                 # A node added after the listing began may be missing from it.
                 missing = [
                     node
@@ -137,17 +164,30 @@ class ClusterView:
             self._ask_for(asked)
             self._find_addresses()
 
-    def sweep_changes(self) -> None:
-        """Ask for the nodes that started or finished lately. Raises what the gateway raises."""
+    def sweep_changes(self, *, strangers: bool = True) -> None:
+        """Ask for the nodes that started or finished lately. Raises what the gateway raises.
+
+        ``strangers``: whether nodes may start that are not known here. If not, and none is waiting to start, only those
+        that finished are asked for.
+        """
         with self._sweeping:
-            since = (self._watermark or self._cluster.created) - _OVERLAP
-            started = self._gateway.list_nodes(self._cluster.requirement_id, started_since=since)
-            finished = self._gateway.list_nodes(self._cluster.requirement_id, finished_since=since)
+            requirement_id, began = self._cluster.requirement_id, self._clock.monotonic()
+            started: list[NodeRecord] = []
+            if strangers or self._may_start():
+                started = self._gateway.list_nodes(requirement_id, started_since=self._started.ask())
+            finished = self._gateway.list_nodes(requirement_id, finished_since=self._finished.ask())
+            ended = self._clock.monotonic()
+            for since in (self._started, self._finished):
+                since.swept(began, ended, (*started, *finished))
             with self._lock:
                 for node in (*started, *finished):
-                    self._note(node)
+                    self._take(node)
                 self._publish()
             self._find_addresses()
+
+    def _may_start(self) -> bool:
+        with self._lock:
+            return bool(self._missed) or any(node.state is NodeState.PENDING for node in self._nodes.values())
 
     def _ask_for(self, nodes: Sequence[NodeRecord]) -> None:
         """See what has become of nodes that a full sweep did not list."""
@@ -162,7 +202,7 @@ class ClusterView:
                 return
             with self._lock:
                 if found is not None:
-                    self._take(found)  # and not `_note`: it says nothing of what happened to others until then
+                    self._take(found)
                 elif node.name not in self._missed:
                     self._miss(node)
                 else:  # unknown for the second time: it will hardly come back
@@ -178,14 +218,10 @@ class ClusterView:
         self._missed[node.name] = node
 
     def _forget(self, name: str) -> None:
+        self._changed = self._changed or name in self._nodes
         for known in (self._nodes, self._addresses, self._retries, self._additions, self._missed):
             known.pop(name, None)
         self._looked_up.discard(name)
-
-    def _note(self, node: NodeRecord) -> None:
-        times = [time for time in (node.started, node.finished, self._watermark) if time is not None]
-        self._watermark = max(times) if times else None
-        self._take(node)
 
     def _take(self, node: NodeRecord) -> None:
         beside = self._cluster.group(OBSERVABILITY_GROUP)
@@ -195,7 +231,9 @@ class ClusterView:
             self._end(node)
         elif node.name not in self._ended_names:
             self._missed.pop(node.name, None)
-            self._nodes[node.name] = node
+            if self._nodes.get(node.name) != node:
+                self._nodes[node.name] = node
+                self._changed = True
 
     def _end(self, node: NodeRecord) -> None:
         # Names are used once, so an ended node never comes back; a stale answer must not revive it.
@@ -210,7 +248,10 @@ class ClusterView:
                 del remembered[next(iter(remembered))]
 
     def _publish(self) -> None:
-        self._snapshot = MappingProxyType(dict(self._nodes))
+        """Readers keep what they have made of a snapshot while it is the same, so it is new only if need be."""
+        if self._changed:
+            self._snapshot = MappingProxyType(dict(self._nodes))
+            self._changed = False
 
     def _find_addresses(self) -> None:
         """Look up what addresses are missing. One that cannot be had holds nothing up: it is tried again later."""

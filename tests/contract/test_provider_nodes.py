@@ -258,7 +258,7 @@ def test_v2_reports_a_failed_launch_with_its_request(make_room: MakeRoom) -> Non
 def test_nodes_are_refused_when_the_lifetime_is_over(room: HeadRoom, monkeypatch: pytest.MonkeyPatch) -> None:
     from datetime import datetime, timedelta, tzinfo
 
-    from raydog.autoscaler import on_head
+    from raydog.autoscaler import lifetime
 
     class Later(datetime):
         @classmethod
@@ -266,7 +266,7 @@ def test_nodes_are_refused_when_the_lifetime_is_over(room: HeadRoom, monkeypatch
             return datetime.now(tz) + timedelta(hours=2)
 
     provider = room.provider()
-    monkeypatch.setattr(on_head, "datetime", Later)
+    monkeypatch.setattr(lifetime, "datetime", Later)
     with pytest.raises(NodeLaunchException, match="cluster_lifetime_hours: 1") as failed:
         room.launch(provider)
     assert failed.value.category == "LifetimeOver"

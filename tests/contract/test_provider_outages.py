@@ -20,7 +20,7 @@ from raydog.autoscaler.provider import RayDogNodeProvider
 from raydog.yellowdog.gateway import Gateway
 from tests.support import head_room
 from tests.support.head_room import HeadRoom, running
-from tests.support.servers import RedisServer, eventually
+from tests.support.servers import RedisServer, eventually, redis_client
 
 MakeRoom = Callable[..., HeadRoom]
 PASSWORD = "swordfish"
@@ -226,7 +226,12 @@ def test_tags_outlive_a_restart_of_the_monitor_and_of_an_empty_tag_server(
     tag_server.kill()
     assert second.node_tags(node)["own"] == "1"
     tag_server.start()  # it keeps nothing on disk here: it comes back empty
-    eventually(lambda: bool(tag_server_keys(tag_server)), what="the tags were put back")
+
+    def put_back() -> bool:
+        second.non_terminated_nodes({})  # Ray's loop goes on
+        return bool(tag_server_keys(tag_server))
+
+    eventually(put_back, what="the tags were put back")
     second.close()
     third = room.provider()
     eventually(lambda: third.non_terminated_nodes({"own": "1"}) == [node], what="the rebuilt tags")
@@ -234,19 +239,15 @@ def test_tags_outlive_a_restart_of_the_monitor_and_of_an_empty_tag_server(
 
 
 def tag_server_keys(server: RedisServer) -> list[bytes]:
-    import redis
-
-    with redis.Redis(port=server.port, password=PASSWORD) as client:
+    with redis_client(server.port, PASSWORD) as client:
         return list(client.keys("*:tags"))
 
 
 def test_tags_of_ended_nodes_are_removed_from_the_tag_server(make_room: MakeRoom, tag_server: RedisServer) -> None:
-    import redis
-
     room = make_room(tag_port=tag_server.port)
     provider = room.provider()
     nodes = room.launch(provider, 3)
-    with redis.Redis(port=tag_server.port, password=PASSWORD) as client:
+    with redis_client(tag_server.port, PASSWORD) as client:
         (key,) = tag_server_keys(tag_server)
         assert client.hexists(key, nodes[0])
         provider.terminate_nodes(nodes)

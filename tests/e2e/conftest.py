@@ -15,6 +15,8 @@ from tests.support.real import missing_for_real_instances
 
 TEMPLATES = """
 - {name: local/never, cpus: 2, ram_gb: 4, boots: false}
+- {name: local/scarce, cpus: 2, ram_gb: 4, capacity: 0}
+- {name: local/gone, cpus: 2, ram_gb: 4, capacity: 0}
 """
 _numbers = itertools.count(1)
 

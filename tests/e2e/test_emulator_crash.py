@@ -23,7 +23,7 @@ from raydog.emulator import Emulator
 from raydog.emulator.real.host import interface_name
 from raydog.emulator.real.image import find_program, program_environment
 from raydog.emulator.record import process_start
-from tests.support.daemon import links_of
+from tests.support.daemon import hostname_of, links_of
 from tests.support.emulator import NEVER, Yellowdog
 from tests.support.ray_cli import SCRIPTS, eventually
 from tests.support.real import children, needs_real_instances, processes_with
@@ -215,14 +215,6 @@ def test_killed_instance_is_lost_and_the_others_go_on(daemon: Daemon) -> None:
         (third,) = work(platform, "echo a new node", name="more")
         await_status(platform, third, "COMPLETED")
     assert "first process ended (signal 9)" in daemon.command("logs")
-
-
-def hostname_of(agent: int) -> str:
-    """The host name that a process has in its own UTS namespace."""
-    done = subprocess.run(
-        ["nsenter", "--target", str(agent), "--uts", "hostname"], capture_output=True, text=True, check=True
-    )
-    return done.stdout.strip()
 
 
 def test_killed_keeper_loses_all_nodes_and_the_emulator_gets_another(daemon: Daemon) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import signal
 import socket
 import struct
 import subprocess
@@ -18,6 +19,7 @@ from yellowdog_client.model import ApiKey, ServicesSchema, Task, TaskSearch, Tas
 
 from raydog.demo.proof import footprint, left_of, network_links
 from tests.support.ray_cli import SCRIPTS, eventually
+from tests.support.real import children
 
 _COUNTS = ("liveInstances", "unfinishedPools", "unfinishedTasks", "unfinishedWorkRequirements")
 
@@ -108,8 +110,24 @@ class EmulatorDaemon:
     def fault(self, operation: str, action: str, **settings: Any) -> None:
         self._call("POST", "/emulator/faults", {"operation": operation, "action": action, **settings})
 
+    def faults(self) -> list[dict[str, Any]]:
+        """Those that may still happen."""
+        found: list[dict[str, Any]] = self._call("GET", "/emulator/faults")
+        return found
+
     def clear_faults(self) -> None:
         self._call("DELETE", "/emulator/faults")
+
+    def preempt(self, address: str, warning_seconds: float = 0.0) -> None:
+        """Let the cloud take the instance with this private address away."""
+        (machine,) = [one for one in self.instances() if one["privateIpAddress"] == address]
+        self._call("POST", f"/emulator/instances/{machine['id']}/preempt", {"warningSeconds": warning_seconds})
+
+    def kill_instance(self, host: str) -> None:
+        """SIGKILL to the first process of the instance with this host name: its machine vanishes without a word."""
+        (keeper,) = children(self._pid)
+        (first,) = [process for process in children(keeper) if hostname_of(process) == host]
+        os.kill(first, signal.SIGKILL)
 
     def template(self, name: str, **settings: Any) -> None:
         self._call("PUT", f"/emulator/templates/{name}", settings)
@@ -125,6 +143,14 @@ class EmulatorDaemon:
         assert links, "the emulator listens on a bridge of its own"
         self._command("stop")
         assert left_of(self._seen, self.folder, links) == []
+
+
+def hostname_of(agent: int) -> str:
+    """The host name that a process has in its own UTS namespace."""
+    done = subprocess.run(
+        ["nsenter", "--target", str(agent), "--uts", "hostname"], capture_output=True, text=True, check=True
+    )
+    return done.stdout.strip()
 
 
 def links_of(url: str) -> frozenset[str]:

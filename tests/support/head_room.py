@@ -21,8 +21,10 @@ from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig, IConfig
 from ray.autoscaler.v2.instance_manager.node_provider import NodeProviderAdapter
 
 from raydog.autoscaler import on_head
+from raydog.autoscaler.capacity import Patience
 from raydog.autoscaler.environment import CLUSTER_ID, LAUNCH_TAGS, NODE_ID, REQUIREMENT_ID, ROLE
 from raydog.autoscaler.failures import Failure, read_failures
+from raydog.autoscaler.last_words import port_for
 from raydog.autoscaler.provider import RayDogNodeProvider
 from raydog.emulator import Emulator
 from raydog.yellowdog import cluster as clusters
@@ -43,7 +45,14 @@ _LISTS = (
     "head_start_ray_commands",
     "worker_start_ray_commands",
 )
-PACE = on_head.Pace(changes=0.03, full_sweep=0.2, longest_pause=0.05, first_look=10.0, waiting=0.1)
+PACE = on_head.Pace(
+    changes=0.03,
+    full_sweep=0.2,
+    longest_pause=0.05,
+    first_look=10.0,
+    waiting=0.1,
+    patience=Patience(confirm=0.1, silent=1.0, unused=0.1, rest=2.0),
+)
 WORKER = {TAG_RAY_NODE_KIND: NODE_KIND_WORKER, TAG_RAY_NODE_STATUS: STATUS_UNINITIALIZED}
 
 
@@ -93,6 +102,7 @@ class HeadRoom:
             "disable_node_updaters": True,
             **provider,
         }
+        self.last_words_port = port_for(int(self._provider["head_node_tag_server_port"]))
         self._v2 = v2
         self._made: list[RayDogNodeProvider] = []
 

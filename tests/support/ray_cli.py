@@ -127,6 +127,7 @@ class RayCluster:
             **{key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "RAYDOG_", "YD_"))},
             "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
             "TMPDIR": str(temporary),  # where Ray caches configurations
+            "XDG_STATE_HOME": str(folder / "state"),  # where RayDog remembers heads
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_UP_enable_autoscaler_v2": "1" if v2 else "0",
             "NO_PROXY": "*",

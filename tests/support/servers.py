@@ -22,8 +22,10 @@ from typing import TypeVar
 
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
-from raydog.emulator.real.image import find_program, program_environment
+from raydog.emulator.real.image import cache_folder, find_program, program_environment
 from raydog.errors import ProvisioningError
 from raydog.waiting import Pending, Ready, wait_until
 
@@ -41,6 +43,9 @@ while data := sock.recv(65536):
 """
 """A proxy command: our standard input and output are the connection."""
 
+_IMAGES = cache_folder()
+"""Of whoever runs the tests: a test may be at home elsewhere, and must not download it all anew."""
+
 Self = TypeVar("Self", bound="_Server")
 
 
@@ -54,9 +59,14 @@ def free_port() -> int:
 def program(name: str) -> str:
     """Path of a program; the test is skipped, with the reason, where there is none."""
     try:
-        return str(find_program(name))
+        return str(find_program(name, _IMAGES))
     except ProvisioningError as error:
         pytest.skip(f"no {name}: {error}")
+
+
+def libraries() -> dict[str, str]:
+    """Environment variables with which a `program` finds its libraries."""
+    return program_environment(_IMAGES)
 
 
 def answers(port: int) -> bool:
@@ -92,7 +102,7 @@ class _Server:
             self.process = subprocess.Popen(
                 command,
                 cwd=self.folder,
-                env={**os.environ, **program_environment()},
+                env={**os.environ, **libraries()},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -146,11 +156,16 @@ class RedisServer(_Server):
 
     def ready(self) -> bool:
         """Whether it serves: it listens already while it loads its append-only file."""
-        with redis.Redis(port=self.port, password=self.password) as client:
+        with redis_client(self.port, self.password) as client:
             try:
                 return bool(client.ping())
             except redis.ConnectionError:
                 return False
+
+
+def redis_client(port: int, password: str | None = None) -> redis.Redis:
+    """A client that tries once: by default one that finds nobody tries again for several seconds."""
+    return redis.Redis(port=port, password=password, socket_timeout=5, retry=Retry(NoBackoff(), 0))
 
 
 class SshServer(_Server):

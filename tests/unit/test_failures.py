@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raydog.autoscaler.failures import Failure, FailureLog, read_failures
+from raydog.autoscaler.failures import Failure, FailureLog, PlatformLog, PlatformSight, read_failures, read_sight
 from raydog.errors import RayDogError, StateError
 
 START = datetime(2030, 1, 1, tzinfo=timezone.utc)
@@ -83,3 +83,61 @@ def test_threads_lose_no_failure(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert {entry.message for entry in read(path)} == {str(number) for number in range(20)}
+
+
+def test_node_fails_once_and_its_output_is_added_whoever_comes_first(tmp_path: Path) -> None:
+    path = tmp_path / "failures.json"
+    times = iter(START + timedelta(seconds=n) for n in range(10))
+    log = FailureLog(path, lambda: next(times))
+    log.add("worker", "NodeFailed", "demo-1: exit status 7", node="demo-1", output=["out"])
+    log.add("worker", "NodeFailed", "demo-2: (exit 3)", node="demo-2")
+    log.add("worker", "NodeLost", "demo-1: its machine has gone", node="demo-1")
+    log.add("worker", "NodeFailed", "demo-2: exit status 3", node="demo-2", output=["other"])
+    assert [(entry.message, entry.output) for entry in read(path)] == [
+        ("demo-1: exit status 7", ("out",)),
+        ("demo-2: (exit 3)", ("other",)),
+    ]
+    assert [entry.time for entry in read(path)] == ["2030-01-01T00:00:00+00:00", "2030-01-01T00:00:01+00:00"]
+
+
+def test_list_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    (entry,) = read_failures('[{"time": "t", "node_type": "worker", "category": "c", "message": "m"}]')
+    assert (entry.node, entry.output) == ("", ())
+
+
+# Whether the platform answers
+
+
+def test_platform_that_does_not_answer_is_noted_with_the_time_since_when(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "platform.json"
+    times = [START + timedelta(seconds=n) for n in range(4)]
+    log = PlatformLog(path, lambda: times.pop(0))
+    log.note(None)
+    log.note("no answer")
+    log.note("no answer at all")
+    assert read_sight(path.read_text()) == PlatformSight("2030-01-01T00:00:01+00:00", "no answer at all")
+    log.note(None)
+    assert read_sight(path.read_text()) == PlatformSight("2030-01-01T00:00:02+00:00", None)
+
+
+def test_platform_note_is_written_only_when_it_changes(tmp_path: Path) -> None:
+    path = tmp_path / "platform.json"
+    log = PlatformLog(path)
+    log.note("no answer")
+    path.unlink()
+    log.note("no answer")
+    assert not path.exists()
+    log.note(None)
+    assert path.exists()
+
+
+def test_platform_note_that_cannot_be_written_is_warned_about(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    PlatformLog(tmp_path / "file" / "platform.json").note(None)
+    assert "platform.json" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"since": 1, "other": 2}', "null"])
+def test_unreadable_platform_note_is_an_error_to_readers(text: str) -> None:
+    with pytest.raises(RayDogError):
+        read_sight(text)

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
+from ray._private import ray_constants
 
 from raydog.autoscaler import scripts
 from raydog.autoscaler.carry import archive
@@ -80,6 +81,13 @@ def test_worker_knows_who_it_is_and_what_it_offers() -> None:
 def test_only_workers_that_updaters_set_up_wait_for_a_go() -> None:
     assert worker()["RAYDOG_AWAIT_GO"] == "1"
     assert "RAYDOG_AWAIT_GO" not in worker(replace(CONFIG, node_updaters=False))
+
+
+def test_worker_that_is_told_to_end_drains_itself_for_less_time_than_an_agent_gives_it() -> None:
+    name = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+    assert hasattr(ray_constants, name), "Ray has the setting under another name"
+    assert 0 < float(worker()[name]) <= 5
+    assert head_environment(CONFIG, CLUSTER, "head-1", "head", {}, {})[name] == "0"
 
 
 def test_head_gets_the_launch_timeout_as_rays_own_setting() -> None:

@@ -16,6 +16,7 @@ import pytest
 from raydog.autoscaler import head, scripts
 from raydog.autoscaler.config import ClusterConfig
 from raydog.autoscaler.head_files import with_credentials
+from raydog.autoscaler.last_words import Answer, LastWords, Listener
 from raydog.errors import ProvisioningError, StateError
 from raydog.ssh import RemoteFile
 from raydog.ssh.session import Completed
@@ -23,7 +24,7 @@ from raydog.waiting import Pending, Ready, wait_until
 from raydog.yellowdog.credentials import Credentials
 
 ABORTED = 143
-CREDENTIALS = Credentials("http://127.0.0.1:1", "the key's id", "s'ec \"ret$")
+CREDENTIALS = Credentials("http://127.0.0.1:1", "the-key's-id", "s'ec\"ret$")
 
 
 def eventually(condition: Any, what: str) -> None:
@@ -41,7 +42,9 @@ class Node:
         self._programs.mkdir()
         self._started: list[subprocess.Popen[str]] = []
         self.program("ray", 'env > "$HOME/environment"')
-        self.program("python3", "exit 0")
+        # Ray's start as it is on a head, where Python has loaded it before it is wanted
+        await_go = 'until [ -e "$RAYDOG_DIR/go" ]; do sleep 0.02; done'
+        self.program("python3", f'[ "$3" = start ] || exit 0; {await_go}; shift 2; exec ray "$@"')
         self.program("redis-server", 'echo $$ > "$HOME/redis.pid"; exec sleep 600')
 
     def program(self, name: str, script: str) -> None:
@@ -158,6 +161,66 @@ def test_failed_worker_is_held_no_longer_than_its_head_lives(node: Node, closed_
     status, output = finished(process)
     assert status == 7
     assert "held" in output
+
+
+# What a failed worker tells its head
+
+
+class LastWordsHead:
+    """Takes what workers say, after answering as told first."""
+
+    def __init__(self, *answers: Answer) -> None:
+        self.heard: list[LastWords] = []
+        self._answers = list(answers)
+        self._listener = Listener(0, self._take)
+        self._listener.start()
+
+    def _take(self, words: LastWords, address: str) -> Answer:
+        self.heard.append(words)
+        return self._answers.pop(0) if self._answers else "ok"
+
+    def __enter__(self) -> dict[str, str]:
+        return {"RAYDOG_LAST_WORDS_PORT": str(self._listener.port)}
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+
+@pytest.mark.parametrize("answers", [(), ("again",)], ids=["at once", "when the head knows it"])
+def test_failed_worker_tells_its_head_what_it_printed_last(node: Node, answers: tuple[Answer, ...]) -> None:
+    node.program("ray", "seq 200; echo 'no space left'; seq 90 | sed 's/^/[state-dump] /'; exit 7")
+    head = LastWordsHead(*answers)
+    with head as environment:
+        status, output = finished(node.start(scripts.worker_task(None), **environment))
+    assert status == 7
+    assert "no space left" in output
+    assert len(head.heard) == 1 + len(answers)
+    words = head.heard[-1]
+    assert (words.node, words.exit_status) == ("node-1", 7)
+    assert len(words.output) == 50
+    assert words.output[-2] == "no space left"
+    assert "failed with exit status 7" in words.output[-1]
+    assert words.output[-3] == "200"
+
+
+def test_worker_that_is_ended_or_ends_well_tells_nothing(node: Node) -> None:
+    head = LastWordsHead()
+    with head as environment:
+        assert finished(node.start(scripts.worker_task(None), **environment))[0] == 0
+        node.program("ray", "touch $HOME/started; exec sleep 600")
+        process = node.start(scripts.worker_task(None), **environment)
+        eventually((node.home / "started").exists, "Ray runs")
+        process.terminate()
+        assert finished(process)[0] == ABORTED
+    assert head.heard == []
+
+
+def test_abort_of_a_failed_worker_ends_it_though_its_head_does_not_listen(node: Node, closed_port: str) -> None:
+    node.program("ray", "exit 7")
+    process = node.start(scripts.worker_task(None), RAYDOG_LAST_WORDS_PORT=closed_port, RAYDOG_HOLD_SECONDS="600")
+    eventually((node.directory / "last_words").exists, "it tries to tell")
+    process.terminate()
+    assert finished(process)[0] == 7
 
 
 # A machine that has been used before

@@ -193,9 +193,12 @@ def test_threads_of_two_processes_write_and_read_consistently(open_store: OpenSt
         assert all(len(tags[f"own-{worker}"]) == 20 for worker in range(32))
 
 
-def test_server_without_a_password_is_accepted(tmp_path: Path) -> None:
-    with RedisServer(tmp_path) as server, connect_redis("127.0.0.1", server.port, "unneeded") as client:
-        assert client.ping()
+def test_server_without_a_password_is_accepted_only_if_none_is_given(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        with connect_redis("127.0.0.1", server.port, None) as client:
+            assert client.ping()
+        with pytest.raises(CredentialsError, match="another server on the same port"):
+            connect_redis("127.0.0.1", server.port, "ours")
 
 
 @pytest.mark.parametrize("password", [None, "wrong"])

@@ -219,6 +219,71 @@ def test_changes_are_asked_for_since_the_platforms_own_latest_time(platform: Pla
     assert platform.since == [CREATED - overlap] * 4 + [started - overlap] * 4
 
 
+def test_after_a_quiet_time_only_what_is_new_is_asked_for(platform: Platform, view: ClusterView, clock: Clock) -> None:
+    """Else a thousand nodes that started together would be listed again in every sweep until another one starts."""
+    started = CREATED + timedelta(minutes=5)
+    platform.changed = [node("a", "EXECUTING", started=started)]
+    view.sweep_changes()
+    clock.now += 60
+    view.sweep_changes()
+    platform.since.clear()
+    view.sweep_changes()
+    assert platform.since == [started + timedelta(seconds=60 - 10)] * 2
+
+
+def test_time_that_an_answer_takes_is_not_passed_over(platform: Platform, view: ClusterView, clock: Clock) -> None:
+    """What ends after the platform has put its answer together is asked for the next time, however late it comes."""
+    platform.meanwhile = lambda: clock.sleep(30)
+    started = CREATED + timedelta(minutes=5)
+    platform.changed = [node("a", "EXECUTING", started=started)]
+    view.sweep_changes()
+    platform.since.clear()
+    view.sweep_changes()
+    assert platform.since == [started - timedelta(seconds=60 + 10)] * 2
+
+
+def test_full_sweep_does_not_let_endings_be_passed_over(platform: Platform, view: ClusterView, clock: Clock) -> None:
+    platform.nodes = [node("a", "EXECUTING", started=CREATED + timedelta(hours=1))]
+    view.sweep()
+    clock.now += 60
+    view.sweep()
+    view.sweep_changes()
+    started, finished = platform.since
+    assert started == CREATED + timedelta(hours=1, seconds=60 - 10)
+    assert finished == CREATED - timedelta(seconds=10)
+
+
+@pytest.mark.parametrize(("status", "questions"), [("PENDING", 2), ("EXECUTING", 1)])
+def test_starts_are_asked_for_only_while_somebody_waits_to_start(
+    platform: Platform, view: ClusterView, status: str, questions: int
+) -> None:
+    view.add([node("a", status)])
+    view.sweep_changes(strangers=False)
+    assert len(platform.since) == questions
+
+
+def test_starts_are_asked_for_while_a_node_is_missing(platform: Platform, view: ClusterView) -> None:
+    view.add([node("a", "EXECUTING")])
+    platform.broken["task-a"] = NotFoundError("unknown", 404)
+    view.sweep()
+    view.sweep_changes(strangers=False)
+    assert len(platform.since) == 2
+
+
+def test_snapshot_is_the_same_object_until_something_changes(platform: Platform, view: ClusterView) -> None:
+    """What readers have made of it need not be made again."""
+    platform.nodes = [node("a", "EXECUTING")]
+    view.sweep()
+    before = view.nodes()
+    platform.nodes = [node("a", "EXECUTING")]
+    view.sweep()
+    view.sweep_changes()
+    assert view.nodes() is before
+    platform.nodes = [node("a", "EXECUTING", abort_requested=True)]
+    view.sweep()
+    assert view.nodes() is not before
+
+
 def test_single_answer_about_a_missing_node_does_not_let_other_changes_be_passed_over(
     platform: Platform, view: ClusterView
 ) -> None:

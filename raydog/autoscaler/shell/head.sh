@@ -10,9 +10,16 @@ sys.exit("missing Python packages: " + ", ".join(missing) if missing else 0)
         "python-dotenv there (examples/autoscaler/scripts/node-setup-ubuntu.sh)"
     exit 1
 }
-until [ -e "$RAYDOG_DIR/go" ]; do sleep 0.05; done
 trap 'kill -TERM "$ray" 2>/dev/null' TERM
-ray start --head --block --disable-usage-stats \
+# This is `ray start`. It takes a second to load, on a machine that has just booted several; here it does so while it waits.
+python3 -c '
+import os, sys, time
+from ray.scripts.scripts import main
+while not os.path.exists(os.path.join(os.environ["RAYDOG_DIR"], "go")):
+    time.sleep(0.03)
+sys.argv[0] = "ray"
+sys.exit(main())
+' start --head --block --disable-usage-stats \
     --port="${RAYDOG_GCS_PORT:-6379}" \
     --dashboard-host=127.0.0.1 \
     --autoscaling-config="$HOME/ray_bootstrap_config.yaml" &

@@ -7,7 +7,7 @@ redis_password() {
 }
 
 serve_tags() { # Ray's node tags live in this Redis; it is started again whenever it dies
-    local server data="$RAYDOG_DIR/redis"
+    local server data="$RAYDOG_DIR/redis" log="$RAYDOG_DIR/redis.log"
     server="$(command -v redis-server || command -v valkey-server)" || {
         say "neither redis-server nor valkey-server is installed on this node: add one to its image or user data" \
             "(examples/autoscaler/scripts/install-redis.sh)"
@@ -22,16 +22,23 @@ dir $data
 appendonly yes
 save ""
 daemonize no
-logfile $RAYDOG_DIR/redis.log
+logfile $log
 CONF
     trap 'kill "$!" 2>/dev/null; exit 0' TERM
     while true; do
+        if [ -e "$log" ]; then mv -f "$log" "$log.previous"; fi
         "$server" "$RAYDOG_DIR/redis.conf" &
         wait "$!"
-        # An append-only file that cannot be read any more must not keep tags from being served; they are rebuilt.
-        if tail -n 5 "$RAYDOG_DIR/redis.log" 2>/dev/null | grep -q 'Bad file format'; then
-            mv "$data" "$data.unreadable.$(date +%s)" && mkdir -p "$data"
-        fi
+        case "$?" in
+            0 | 137 | 143) ;; # somebody has ended it
+            *) # Data that it cannot start from must not keep tags from being served; they are rebuilt.
+                if ! grep -qiE 'address already in use|cannot assign requested address' "$log"; then
+                    rm -rf "$data.unreadable"
+                    mv "$data" "$data.unreadable"
+                    mkdir -p "$data"
+                fi
+                ;;
+        esac
         sleep 0.5
     done
 }

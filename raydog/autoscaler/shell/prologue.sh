@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # RayDog: every node's task begins with this. It keeps the output where SSH finds it (the platform has no call for task
-# output), runs the node's own script, passes an abort on to it, and holds a failed node for a minute so that somebody can
-# look. The task's environment says what kind of node this is (RAYDOG_ROLE) and all else.
+# output), runs the node's own script, passes an abort on to it, and holds a failed node for half a minute so that somebody
+# can look. The task's environment says what kind of node this is (RAYDOG_ROLE) and all else.
 umask 077
 ulimit -n 65536 2>/dev/null || ulimit -n "$(ulimit -Hn)"
 export RAYDOG_DIR="$HOME/.raydog"
@@ -39,8 +39,13 @@ trap end TERM INT
 finish() { # $1: exit status of the script
     echo "$1" > "$RAYDOG_DIR/exit_status"
     if [ "$1" -ne 0 ] && [ -z "$ending" ]; then
-        say "failed with exit status $1; held for ${RAYDOG_HOLD_SECONDS:-60} s so that its log can be fetched"
-        sleep "${RAYDOG_HOLD_SECONDS:-60}" & child=$!
+        say "failed with exit status $1; held for ${RAYDOG_HOLD_SECONDS:-30} s so that its log can be fetched"
+        if [ "$RAYDOG_ROLE" = worker ]; then
+            tell_head "$1" & child=$!
+            wait "$child"
+        fi
+        sleep "${RAYDOG_HOLD_SECONDS:-30}" & child=$!
+        if [ -n "$ending" ]; then kill -TERM "$child"; fi
         wait "$child"
     fi
     for helper in ${tags:-} ${watcher:-} ${pusher:-}; do kill -TERM "$helper" 2>/dev/null; done
