@@ -14,6 +14,10 @@ from raydog.yellowdog.view import ClusterView
 logger = logging.getLogger(__name__)
 
 
+WARNED = "PreemptionWarning"
+"""What is noted of a node whose machine is about to go."""
+
+
 class Drain(Protocol):
     """Has Ray drain a node by its name, and its cloud provider's; returns at once."""
 
@@ -57,7 +61,7 @@ class Losses:
             elif machine in machines.warned and node.name not in self._warned:
                 self._warned[node.name] = None
                 provider = machines.warned[machine].provider
-                self._note(node, "PreemptionWarning", f"its machine is about to be taken away ({provider})")
+                self._note(node, WARNED, f"its machine is about to be taken away ({provider})")
                 self._drain(node.name, provider)
 
     def was_warned(self, name: str) -> bool:

@@ -13,7 +13,7 @@ from ray.autoscaler.tags import TAG_RAY_USER_NODE_TYPE
 from raydog.autoscaler.config import ClusterConfig
 from raydog.autoscaler.environment import launch_tags
 from raydog.autoscaler.failures import FailureLog
-from raydog.autoscaler.losses import Drain, Losses
+from raydog.autoscaler.losses import WARNED, Drain, Losses
 from raydog.autoscaler.pools import WorkerPools
 from raydog.autoscaler.side import ray_tags
 from raydog.autoscaler.tags import TagStore
@@ -115,7 +115,8 @@ class Upkeep:
         return ray_tags(node, {}, is_head=is_head, updaters=self._config.node_updaters)
 
     def _note_loss(self, node: NodeRecord, category: str, message: str) -> None:
-        self.note_failure(node_type_of(node), category, f"{node.name}: {message}", node=node.name)
+        failed = "" if category == WARNED else node.name  # the failure of a node, of which there is one, comes later
+        self.note_failure(node_type_of(node), category, f"{node.name}: {message}", node=failed)
 
     def _see_to_ended(self, ended: Sequence[NodeRecord]) -> None:
         for node in ended:
