@@ -1,6 +1,6 @@
 # RayDog. Every target sets up what it needs; `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check format test test-unit bench clean
+.PHONY: help setup demo check format test test-unit bench soak clean
 
 PY := .venv/bin/python
 # Real instances need root. Where we are not root, the commands that use them ask for it with sudo; without sudo, tests of
@@ -34,6 +34,9 @@ test-unit: setup ## the tests of decisions: seconds, no root
 
 bench: setup ## every figure that we state: a table, and benchmarks/results/latest.json
 	@$(ROOT) $(PY) -m benchmarks
+
+soak: setup ## jobs and random faults on real instances for MINUTES (30); SEED=N repeats a run
+	@$(ROOT) $(PY) -m benchmarks.soak --minutes $(or $(MINUTES),30) $(if $(SEED),--seed $(SEED))
 
 clean: ## what `make` made
 	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

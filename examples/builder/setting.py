@@ -200,7 +200,8 @@ class Life:
 def connect(port: int) -> AbstractContextManager[Any]:
     """Ray's client through a tunnel, as a context manager.
 
-    The head starts a server for each client, which now and then fails on a busy machine: then once more.
+    The head starts a server for each client and gives it 30 s, which may not do on a busy machine: then once more. Each
+    failure is said.
     """
     for left in reversed(range(CONNECT_ATTEMPTS)):
         try:

@@ -215,6 +215,7 @@ class ClientSide:
                 begun = teardown.request_teardown(self._gateway, self._name, report=progress.update)
             finally:
                 progress.close()
+            self._stop_watching()
             self._watch = TeardownWatch(self._gateway, self._name, begun, _TEARDOWN_SECONDS)
             # Ray asks until nothing is left. A task that does not heed its abort must not keep it here: `clean_up`
             # waits for the machines, with a limit, and says what is left.
@@ -228,6 +229,7 @@ class ClientSide:
         progress = Progress()
         try:
             gone = self._watch is not None and self._watch.gone
+            self._stop_watching()
             begun = teardown.request_teardown(self._gateway, self._name, report=progress.update)
             going = []
             if not gone or begun.clusters or begun.pools:
@@ -245,6 +247,11 @@ class ClientSide:
         remembered.forget(self._gateway.api_url, self._name)
         for text in going:
             click.echo(f"RayDog: still ending by itself: {text}", err=True)
+
+    def _stop_watching(self) -> None:
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.stop()
 
     # Setting up
 
@@ -315,6 +322,7 @@ class ClientSide:
 
     def close(self) -> None:
         """Write what has not been written yet, hang up, and close the connections to the platform."""
+        self._stop_watching()
         self._close_session()
         if "_gateway" in self.__dict__:
             self._gateway.close()

@@ -311,8 +311,9 @@ class HeadSide:
         # Work first: an empty pool whose idle time-out is short could be gone before its work arrives.
         try:
             added = gateway.add_nodes(group_id, requests)
-        except PlatformUnavailableError:
-            # It may have been done although nobody said so. Ray is told that it failed and tries again.
+        except RayDogError:
+            # Some or all of it may have been done: nobody said so, or could be understood, or only a later one of
+            # several calls was refused. Ray is told that it failed and tries again.
             self._terminator.disown(request.name for request in requests)
             raise
         # With its tags a node is known after a restart although the platform does not answer.

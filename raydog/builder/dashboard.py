@@ -21,7 +21,8 @@ def nodes_url(address: str) -> str:
     url = address if "://" in address else f"http://{address}"
     if not url.startswith(("http://", "https://")):
         raise ConfigError(f"dashboard_address: {address!r} is not host:port")
-    return f"{url.rstrip('/')}/nodes?view=summary"
+    # Without nocache Ray gives its previous answer, however old that is.
+    return f"{url.rstrip('/')}/nodes?view=summary&nocache=1"
 
 
 def alive_workers(url: str) -> int:

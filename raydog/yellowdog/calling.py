@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
@@ -22,6 +23,7 @@ from raydog.errors import (
     RayDogError,
 )
 
+T = TypeVar("T")
 REFUSALS = (requests.HTTPError, BaseCustomException)
 """What the SDK raises when the platform answers with an error: which one depends on the answer (contract, 1.5)."""
 
@@ -35,6 +37,17 @@ def is_duplicate(error: BaseException) -> bool:
 def is_unknown(error: BaseException) -> bool:
     """Whether the platform does not know the thing asked for."""
     return isinstance(error, requests.HTTPError) and error.response is not None and error.response.status_code == 404
+
+
+def even_if_late(add: Callable[[], T]) -> T:
+    """Make a call that adds something, and once more if its answer did not come in time: the SDK leaves that to us.
+
+    What is added has a name of its own, so a second copy of what was done after all is refused as a duplicate.
+    """
+    try:
+        return add()
+    except requests.ReadTimeout:
+        return add()
 
 
 def unless_over(call: Callable[[], object], is_over: Callable[[], bool]) -> None:

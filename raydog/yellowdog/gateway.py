@@ -7,6 +7,7 @@ must never hold anything up.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from yellowdog_client import model as yd
 from yellowdog_client.model.exceptions import InvalidRequestException
 
 from raydog.errors import StateError
-from raydog.yellowdog.calling import REFUSALS, calling, is_duplicate, is_unknown, unless_over
+from raydog.yellowdog.calling import REFUSALS, calling, even_if_late, is_duplicate, is_unknown, unless_over
 from raydog.yellowdog.credentials import Credentials
 from raydog.yellowdog.models import (
     cluster_from,
@@ -115,7 +116,7 @@ class Gateway:
         )
         with calling(f"add work requirement {name}"):
             try:
-                added = self._client.work_client.add_work_requirement(requirement)
+                added = even_if_late(lambda: self._client.work_client.add_work_requirement(requirement))
             except InvalidRequestException as error:
                 if not is_duplicate(error):
                     raise
@@ -177,15 +178,16 @@ class Gateway:
             batch = nodes[start : start + TASKS_PER_CALL]
             with calling(f"add {len(batch)} tasks"):
                 try:
-                    tasks = self._client.work_client.add_tasks_to_task_group_by_id(
-                        group_id, [task_for(n) for n in batch]
-                    )
+                    tasks = even_if_late(functools.partial(self._add_tasks, group_id, batch))
                 except InvalidRequestException as error:
                     if not is_duplicate(error):
                         raise
                     tasks = self._tasks_named(group_id, {node.name for node in batch}, error)
             added.extend(node_from(task) for task in tasks)
         return added
+
+    def _add_tasks(self, group_id: str, nodes: Sequence[NodeRequest]) -> list[yd.Task]:
+        return self._client.work_client.add_tasks_to_task_group_by_id(group_id, [task_for(node) for node in nodes])
 
     def _tasks_named(self, group_id: str, names: set[str], error: Exception) -> list[yd.Task]:
         # Names are ours and random, so a duplicate is our own first copy, whose answer was lost.
@@ -338,7 +340,7 @@ class Gateway:
         with calling(f"provision worker pool {request.name} from {request.template}"):
             pools = self._client.worker_pool_client
             try:
-                pool = pool_from(pools.provision_worker_pool(usage, properties))
+                pool = pool_from(even_if_late(lambda: pools.provision_worker_pool(usage, properties)))
             except InvalidRequestException as error:
                 if not is_duplicate(error):
                     raise

@@ -223,7 +223,7 @@ def test_workers_count_when_ray_says_that_they_are_alive(workshop: Workshop, mon
     answers: Iterator[OSError | int] = iter([OSError("connection refused"), 0, 1, 2])
 
     def alive(url: str) -> int:
-        assert url == "http://localhost:8265/nodes?view=summary"
+        assert url == "http://localhost:8265/nodes?view=summary&nocache=1"
         answer = next(answers)
         if isinstance(answer, OSError):
             raise answer

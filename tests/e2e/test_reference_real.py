@@ -63,8 +63,8 @@ REAL = """
     def nodes_up():
         try:
             answer = requests.get(f"http://127.0.0.1:{dashboard}/api/v0/nodes", timeout=10)
-        except requests.ConnectionError:
-            return 0  # the dashboard does not listen yet
+        except (requests.ConnectionError, requests.Timeout):
+            return 0  # the dashboard does not listen yet, or is too busy to answer
         found = answer.json()["data"]["result"]["result"] if answer.ok else []
         return sum(node["state"] == "ALIVE" for node in found)
 

@@ -126,9 +126,10 @@ class HeadRoom:
         eventually(lambda: self.gateway.get_node(head.task_id).status == "EXECUTING", what="the head executes")
         return head
 
-    def provider(self) -> RayDogNodeProvider:
-        """A new provider, as after a (re)start of the monitor."""
-        environment = {
+    @property
+    def environment(self) -> dict[str, str]:
+        """What the monitor has in its environment."""
+        return {
             ROLE: "head",
             REQUIREMENT_ID: self.cluster.requirement_id,
             CLUSTER_ID: self.cluster.cluster_id,
@@ -138,10 +139,18 @@ class HeadRoom:
             "HOME": str(self.home),
             **self.emulator.environment,
         }
-        for key, value in environment.items():
+
+    @property
+    def section(self) -> dict[str, Any]:
+        """The YAML's ``provider`` section."""
+        return dict(self._provider)
+
+    def provider(self) -> RayDogNodeProvider:
+        """A new provider, as after a (re)start of the monitor."""
+        for key, value in self.environment.items():
             self._monkeypatch.setenv(key, value)
         self._monkeypatch.setattr(on_head, "PACE", PACE)
-        made = RayDogNodeProvider(dict(self._provider), self.name.cluster)
+        made = RayDogNodeProvider(self.section, self.name.cluster)
         self._made.append(made)
         return made
 

@@ -21,7 +21,13 @@ from typing import Literal
 from raydog.emulator import Emulator
 from raydog.waiting import Pending, Ready, wait_until
 
-IMPORTED = ["pytest", "yellowdog_client.model", "tests.support.builder_programs", "tests.support.killing"]
+IMPORTED = [
+    "pytest",
+    "yellowdog_client.model",
+    "tests.support.builder_programs",
+    "tests.support.killing",
+    "tests.support.provider_programs",
+]
 """What the process that programs are forked from has imported: it must not have to be imported once for each run."""
 
 Moment = Literal["before", "after"]

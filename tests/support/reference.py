@@ -176,6 +176,7 @@ def user_data(reference: Path, public_key: str = "") -> str:
 def head_script(reference: Path, autoscaler: bool) -> str:
     """Ray's head, for as long as its task runs; with the tag server and the autoscaler, or for the builder."""
     common = f". {reference}/bin/activate\nexport RAY_enable_autoscaler_v2=0\n"
+    common += "export GRPC_ENABLE_FORK_SUPPORT=0\n"  # or Ray's client server refuses a client now and then
     start = "ray start --head --port=6379 --num-cpus=0 --ray-client-server-port=10001 --block"
     if not autoscaler:
         return f"{common}{start} &\ntrap 'ray stop' TERM\nwait\n"

@@ -186,7 +186,7 @@ def dashboard(answer: object, token: str | None = None, seen: list[str | None] |
             given = self.headers.get("Authorization")
             if seen is not None:
                 seen.append(given)
-            body = json.dumps(answer).encode() if self.path == "/nodes?view=summary" else b"what?"
+            body = json.dumps(answer).encode() if self.path == "/nodes?view=summary&nocache=1" else b"what?"
             refusal = 401 if given is None else 403
             self.send_response(200 if token is None or given == f"Bearer {token}" else refusal)
             self.send_header("Content-Length", str(len(body)))

@@ -170,6 +170,9 @@ def test_head_serves_clients_and_keeps_its_dashboard_to_itself(machine: Machine,
     assert "--ray-client-server-port=10001" in call
     assert "--dashboard-host=127.0.0.1 --dashboard-port=8265" in call
     assert not any(setting.startswith("RAY_PROMETHEUS") for setting in machine.environment())
+    assert machine.environment()["GRPC_ENABLE_FORK_SUPPORT"] == "0", "or gRPC kills some clients' servers"
+    if "docker" in name:
+        assert "--env GRPC_ENABLE_FORK_SUPPORT" in call.split(" ray start ")[0]
 
 
 # Workers

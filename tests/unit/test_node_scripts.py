@@ -311,6 +311,18 @@ def test_own_head_scripts_get_the_platforms_key_as_before(node: Node) -> None:
     assert f"YD_API_KEY_SECRET={CREDENTIALS.key_secret}\n" in (node.home / "environment").read_text()
 
 
+@pytest.mark.parametrize("script", [None, "ray start --head"])
+@pytest.mark.parametrize(("settings", "seen"), [({}, "0"), ({"GRPC_ENABLE_FORK_SUPPORT": "1"}, "1")])
+def test_grpc_keeps_off_the_forks_of_rays_client_server(
+    node: Node, script: str | None, settings: dict[str, str], seen: str
+) -> None:
+    node.write(task="node-1\n")
+    bring(node, "node-1")
+    node.write(go="")
+    assert finished(node.start(scripts.head_task(script), **settings))[0] == 0
+    assert f"GRPC_ENABLE_FORK_SUPPORT={seen}\n" in (node.home / "environment").read_text()
+
+
 def test_autoscaler_reads_the_key_as_it_was_brought(node: Node) -> None:
     node.write(task="node-1\n")
     bring(node, "node-1")

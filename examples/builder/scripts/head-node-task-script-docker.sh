@@ -133,6 +133,11 @@ RAYDOG_END_OF_PUSHER
 fi
 # ---- end of it
 
+# Ray's client server forks a process for each client. gRPC's fork handlers start gRPC's threads again in it, and such a
+# thread may abort it before it has become that client's server: "Starting Ray client server failed" (Ray's issue 63202).
+# The handlers are for forks without an exec.
+export GRPC_ENABLE_FORK_SUPPORT="${GRPC_ENABLE_FORK_SUPPORT:-0}"
+
 # The host's network, since Ray's processes talk to each other on many ports; /tmp/ray, where Ray keeps its logs and what
 # it generates, is the host's as well. Docker's own default of 64 MiB for /dev/shm is too little for Ray's objects.
 # `--init` passes the signal on that `docker stop` sends.
@@ -142,6 +147,7 @@ docker run --rm --init --name "$CONTAINER" --network host --ulimit nofile=65536:
     --shm-size="$(($(awk '/^MemTotal:/ { print $2 }' /proc/meminfo) / 3))k" \
     --volume /tmp/ray:/tmp/ray \
     --env RAY_PROMETHEUS_HOST --env RAY_PROMETHEUS_NAME --env RAY_GRAFANA_HOST --env RAY_GRAFANA_IFRAME_HOST \
+    --env GRPC_ENABLE_FORK_SUPPORT \
     ${DOCKER_OPTIONS:-} "$IMAGE" \
     ray start --head --block --disable-usage-stats \
     --port="${RAY_PORT:-6379}" \

@@ -134,6 +134,11 @@ RAYDOG_END_OF_PUSHER
 fi
 # ---- end of it
 
+# Ray's client server forks a process for each client. gRPC's fork handlers start gRPC's threads again in it, and such a
+# thread may abort it before it has become that client's server: "Starting Ray client server failed" (Ray's issue 63202).
+# The handlers are for forks without an exec.
+export GRPC_ENABLE_FORK_SUPPORT="${GRPC_ENABLE_FORK_SUPPORT:-0}"
+
 # No CPUs: work runs on workers. The dashboard listens on loopback only, since whoever reaches it may run anything:
 # RayTunnels brings it, and the client server, to the machine that the work comes from.
 # shellcheck disable=SC2086 # a list of options

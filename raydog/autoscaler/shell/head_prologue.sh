@@ -1,5 +1,11 @@
 
 # The head: whoever runs `ray up` brings the platform's credentials and RayDog itself over SSH, and then says "ready".
+
+# Ray's client server forks a process for each client. gRPC's fork handlers start gRPC's threads again in it, and when it
+# closes its files, before it becomes the server of this client, such a thread may abort it: the client gets "Starting Ray
+# client server failed" (Ray's issue 63202). The handlers are for forks without an exec.
+export GRPC_ENABLE_FORK_SUPPORT="${GRPC_ENABLE_FORK_SUPPORT:-0}"
+
 redis_password() {
     local file="$RAYDOG_DIR/redis.password"
     [ -s "$file" ] || head -c 32 /dev/urandom | base64 | tr -dc 'A-Za-z0-9' > "$file"
