@@ -110,7 +110,7 @@ def test_it_is_no_node_of_rays(live: RayCluster, address: str) -> None:
 
 def test_status_shows_where_it_is(live: RayCluster, address: str) -> None:
     shown = live.raydog("status", live.yaml.name)
-    assert re.search(rf"observability-node-\w+ .* running +{re.escape(address)} ", shown.output), shown.output
+    assert re.search(rf"observability-node-\w+ .* running +{re.escape(address)} ", shown), shown
 
 
 def test_grafana_gets_rays_dashboards_and_a_datasource_that_they_all_use(live: RayCluster, address: str) -> None:
